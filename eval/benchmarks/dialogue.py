@@ -237,6 +237,9 @@ class Benchmark(Base):
 
     # ---- variants
 
+    def speaking(self, split, index, frames):
+        return self.truth(split, index).speaking(frames)
+
     def given(self, variant: str, example: dict) -> dict:
         """The example, or it with worse portraits and their face embeddings."""
         if variant not in retrieval.DEGRADATIONS:

@@ -24,7 +24,7 @@ def table(results: dict) -> str:
                   + "".join(f"{v:>{width}}" for v in (*variants, *papers))]
         lacking = results.get("not_measured", {})
         for metric in shown(variants, lacking):
-            reported = [_reported(paper, split, metric.name) for paper in papers.values()]
+            reported = [reported(paper, split, metric.name) for paper in papers.values()]
             name = f"  {metric.name:<26}{metric.better:<8}"
             if metric.name in lacking:
                 if any(reported):
@@ -43,16 +43,16 @@ def table(results: dict) -> str:
                          f"{'met' if t['met'] else 'missed'} "
                          f"({number(t['value'])} against {number(t['limit'])})")
         lines.append("")
-    return "\n".join([*lines, *_sources(papers)])
+    return "\n".join([*lines, *sources(papers)])
 
 
-def _reported(paper: dict, split: str, metric: str) -> str:
+def reported(paper: dict, split: str, metric: str) -> str:
     """What a paper reports, with a mark where its definition is not ours; "" where nothing."""
     value = paper["values"].get(split, {}).get(metric)
     return "" if value is None else number(value) + "*" * (metric in paper.get("caveats", {}))
 
 
-def _sources(papers: dict[str, dict]) -> list[str]:
+def sources(papers: dict[str, dict]) -> list[str]:
     """Who reports what, with which caveats, each said once."""
     lines, told = [], set()
     for name, paper in papers.items():

@@ -150,7 +150,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 steps.add(root, results)
             if share == WHOLE or not page.shows(root, results):
                 shown = runner.samples(benchmark, sampler, params, splits, made=made,
-                                       failed=results["failed"])
+                                       failed=results["failed"], ranked=results["ranked"])
                 page.write(root, results, shown, workdir)
     print(tables.table(results))
     print(f"sound of mel: {benchmark.decoder.sound_by}")

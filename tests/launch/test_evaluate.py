@@ -53,7 +53,10 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
     assert json.loads((tmp_path
                        / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
     text = (tmp_path / page.REPORT_FILE).read_text()
-    assert text.count("<video") == 2 * (2 + 2)
+    ranked = results["ranked"]["examples"]
+    shown = sum(len(set(of["model"].values())) for of in ranked.values())
+    assert text.count("<video") == 2 * shown and shown > 3
+    assert text.count("<h3>best") == text.count("<h3>worst by ") == 2
     assert "toy &amp; co" in text and "training curves" in text
     assert "http" not in text.split("<style>")[0] and "src='data:" in text  # nothing else needed
     out = capsys.readouterr().out

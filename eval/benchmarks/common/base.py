@@ -53,6 +53,7 @@ class Benchmark:
     name = "base"
     baselines: tuple[str, ...] = ("truth", "shuffled", "mean")
     has_words = False
+    truth_title = "ground truth via codec"  # in the report
     has_codes = True  # motion is numbers that can be drawn as curves
     label_field = "speaker"  # what `labels` returns beside the text
     stored_parts: dict[str, str] = {}  # {part of motion: its name in `frames`}
@@ -216,6 +217,11 @@ class Benchmark:
     def pictures(self, streams, identity: dict) -> np.ndarray | None:
         """(N, H, W, 3) uint8 at `picture_fps`; None where none can be drawn."""
         raise NotImplementedError
+
+    def speaking(self, split: str, index: int, frames: int) -> np.ndarray | None:
+        """(speakers, frames) bool at `motion_fps`: who speaks in the truth of an example; None
+        where nobody knows."""
+        return None
 
     def given(self, variant: str, example: dict) -> dict:
         """The example that a variant is generated from."""
