@@ -24,12 +24,12 @@ def table(results: dict) -> str:
                   + "".join(f"{v:>{width}}" for v in (*variants, *papers))]
         lacking = results.get("not_measured", {})
         for metric in shown(variants, lacking):
-            reported = [reported(paper, split, metric.name) for paper in papers.values()]
+            theirs = [reported(paper, split, metric.name) for paper in papers.values()]
             name = f"  {metric.name:<26}{metric.better:<8}"
             if metric.name in lacking:
-                if any(reported):
+                if any(theirs):
                     lines.append(name + " " * width * len(variants)
-                                 + "".join(f"{c or '-':>{width}}" for c in reported))
+                                 + "".join(f"{c or '-':>{width}}" for c in theirs))
                     name = ""
                 lines += textwrap.wrap(f"not measured: {lacking[metric.name]}", COLUMNS,
                                        initial_indent=f"{name:<36}  ",
@@ -37,7 +37,7 @@ def table(results: dict) -> str:
                 continue
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
-            lines.append(name + "".join(f"{c or '-':>{width}}" for c in (*cells, *reported)))
+            lines.append(name + "".join(f"{c or '-':>{width}}" for c in (*cells, *theirs)))
         for t in results["targets"].get(split, ()):
             lines.append(f"  target: {t['metric']} {t['target']}: "
                          f"{'met' if t['met'] else 'missed'} "
@@ -56,14 +56,13 @@ def sources(papers: dict[str, dict]) -> list[str]:
     """Who reports what, with which caveats, each said once."""
     lines, told = [], set()
     for name, paper in papers.items():
-        said = [f"{name}: {paper['source']}"]
+        said = [paper["source"], paper.get("note", "")]
         said += [f"not measured here: {metric} {number(value)}"
                  for metric, value in paper.get("elsewhere", {}).items()]
-        remarks = {paper.get("note", ""), *(f"* {metric}: {text}" for metric, text
-                                            in paper.get("caveats", {}).items())} - {""}
-        lines.append("; ".join(said))
-        lines += [f"  {remark}" for remark in sorted(remarks - told)]
-        told |= remarks
+        remarks = [f"* {metric}: {text}" for metric, text in paper.get("caveats", {}).items()]
+        lines.append(f"{name}: {'. '.join(x for x in said if x and x not in told)}")
+        lines += [f"  {remark}" for remark in remarks if remark not in told]
+        told |= {*remarks, *said}
     return lines
 
 
