@@ -36,15 +36,16 @@ def read_history(path, limit: int = 9) -> Series:
 def read_scores(out_dir, workdir=None) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """Scores at several steps, for metrics that are better on one side, in the order of tables.
 
-    Of the history.jsonl that `avjax evaluate --watch` leaves in `out_dir`; else those that the
-    training's metrics.jsonl in `workdir` logged.
+    Of the history.jsonl that `avjax evaluate --watch` leaves in `out_dir`, or above it, where
+    `out_dir` is one step's; else those that the training's metrics.jsonl in `workdir` logged.
 
     Returns:
       {split: {metric: {variant: (4, N): step, value, low, high}}} of what was scored at two steps
       or more; low and high are NaN where there is no interval.
     """
     found: dict[tuple[str, str, str], dict[int, tuple]] = {}
-    for r in _records(pathlib.Path(out_dir) / SCORES):
+    out = pathlib.Path(out_dir).absolute()
+    for r in _records((out.parent if out.name.startswith("step_") else out) / SCORES):
         _put(found, (r.get("split"), r.get("metric"), r.get("variant")), r["step"],
              r.get("value"), r.get("low"), r.get("high"))
     if not found and workdir:

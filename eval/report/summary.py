@@ -34,8 +34,8 @@ def section(split: str, results: dict, drawn: Drawn) -> str:
                     for name, kind in zip(head, kinds, strict=True))
     rows = "".join(_row(m, split, results, columns)
                    for m in metrics(results, split))
-    notes = "".join(f"<p class='note published'>{html.escape(line)}</p>"
-                    for line in sources(columns))
+    notes = "".join(f"<p class='note published'>{html.escape(said)}</p>"
+                    for said in sources(columns))
     name = html.escape(split)
     return (f"<section data-split='{name}'><h2 id='table-{name}'>{name} <span class=soft>"
             f"{count(results, split)} examples</span></h2>"
@@ -48,15 +48,14 @@ def section(split: str, results: dict, drawn: Drawn) -> str:
 def metrics(results: dict, split: str) -> list[Metric]:
     """Those of the table, and those that only a paper has."""
     here = {m.name for m in shown(results["summary"][split], results.get("not_measured", {}))}
-    here |= {name for c in _published(results, split).values()
-             for name in c["values"].get(split, ())}
+    here |= {name for c in _published(results, split).values() for name in c["values"][split]}
     return [m for m in all_metrics() if m.name in here]
 
 
 def _published(results: dict, split: str) -> dict[str, dict]:
     """The papers' columns that say something of a split."""
     return {name: column for name, column in (results.get("published") or {}).items()
-            if column["values"].get(split) or column.get("elsewhere")}
+            if column["values"].get(split)}
 
 
 def _row(metric, split: str, results: dict, columns) -> str:

@@ -56,13 +56,14 @@ def sources(papers: dict[str, dict]) -> list[str]:
     """Who reports what, with which caveats, each said once."""
     lines, told = [], set()
     for name, paper in papers.items():
-        said = [paper["source"], paper.get("note", "")]
+        said = [f"{name}: {paper['source']}"]
         said += [f"not measured here: {metric} {number(value)}"
                  for metric, value in paper.get("elsewhere", {}).items()]
-        remarks = [f"* {metric}: {text}" for metric, text in paper.get("caveats", {}).items()]
-        lines.append(f"{name}: {'. '.join(x for x in said if x and x not in told)}")
-        lines += [f"  {remark}" for remark in remarks if remark not in told]
-        told |= {*remarks, *said}
+        remarks = {paper.get("note", ""), *(f"* {metric}: {text}" for metric, text
+                                            in paper.get("caveats", {}).items())} - {""}
+        lines.append("; ".join(said))
+        lines += [f"  {remark}" for remark in sorted(remarks - told)]
+        told |= remarks
     return lines
 
 

@@ -150,7 +150,7 @@ def test_failed_examples_are_told_and_end_with_3(given, tmp_path, monkeypatch, c
     assert end.value.code == 3
     out = capsys.readouterr().out
     assert "failed, valid: valid/0 (model, truth, shuffled, mean): ZeroDivisionError" in out
-    assert "results.json" in out and "by AV_offset, valid, model: best valid/" in out
+    assert "results.json" in out and "by FD_h, valid, model: best valid/" in out
     command.main([])
     assert "failed, " not in capsys.readouterr().out
 
