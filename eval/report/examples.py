@@ -6,7 +6,6 @@ from eval.registry import AUDIO, MOTION, TOKENS
 from eval.report import energy, media, plots
 from eval.report.drawn import Drawn
 
-TRUTH = "ground truth via codec"
 _NAMES = {"model": "generated"}  # the only variant of a system with one task
 TOGETHER = "Play side by side"
 
@@ -23,7 +22,7 @@ def section(sample: dict, drawn: Drawn) -> str:
     models = {_NAMES.get(variant, variant): signals for variant, signals in
               sample["models"].items()}
     players = [media.player(benchmark, who, signals, sample["identity"])
-               for who, signals in (models | {TRUTH: truth}).items()]
+               for who, signals in (models | {benchmark.truth_title: truth}).items()]
     together = (f"<button type=button class=together aria-pressed=false>{TOGETHER}</button>"
                 if sum(map(bool, players)) > 1 else "")
     split, name = html.escape(sample["split"], quote=True), html.escape(sample["id"])
@@ -67,10 +66,10 @@ def _plots(sample: dict, models: dict, truth, drawn: Drawn) -> str:
             f"motion curves over time: {', '.join(name for name, *_ in pairs)}")
     if moving and benchmark.has_codes:
         index = benchmark.source(split).ids.index(sample["id"])
-        rows = energy.curves(benchmark, split, index, moving, truth, TRUTH)
+        rows = energy.curves(benchmark, split, index, moving, truth, benchmark.truth_title)
         said = ". ".join(f"{row.title}: {row.said()}" for row in rows)
         shaded = " Shaded: who is drawn speaks." * any(r.speaking is not None for r in rows)
-        add("energy", plots.energies(rows, benchmark.motion_fps, TRUTH),
+        add("energy", plots.energies(rows, benchmark.motion_fps, benchmark.truth_title),
             f"Expression energy, the truth's mean is 1. Means: {said}.{shaded}",
             f"expression energy over time. Means: {said}")
     return "".join(figures)

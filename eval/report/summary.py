@@ -16,9 +16,11 @@ TIMING = {"gap_s": "gaps between turns", "pause_s": "pauses inside turns",
           "overlap_s": "overlaps", "transfer_s": "floor transfers (below 0: overlap)"}
 
 
-def titles(variants) -> dict[str, str]:
-    """What variants are called in the report."""
-    truth = TRUTH if "codec" in variants else f"{TRUTH} via codec"
+def titles(results: dict, split: str) -> dict[str, str]:
+    """What variants are called in the report; beside generated files, truths are recordings."""
+    variants = results["summary"][split]
+    apart = "codec" in variants or "generated" in results
+    truth = TRUTH if apart else f"{TRUTH} via codec"
     return {v: (TITLES | {"truth": truth}).get(v, v) for v in variants}
 
 
@@ -26,14 +28,15 @@ def section(split: str, results: dict, drawn: Drawn) -> str:
     """Of one split, as HTML."""
     variants, models = results["summary"][split], results["models"]
     columns = _published(results, split)
-    head = [*titles(variants).values(), *columns]
+    head = [*titles(results, split).values(), *columns]
     kinds = [" class=model" * (v in models) for v in variants] + [" class=published"] * len(columns)
     heads = "".join(f"<th scope=col{kind}>{html.escape(name)}</th>"
                     for name, kind in zip(head, kinds, strict=True))
     rows = "".join(_row(m, split, results, columns)
                    for m in metrics(results, split))
     notes = "".join(f"<p class='note published'>{html.escape(said)}</p>"
-                    for said in sources(columns))
+                    for said in sources({n: c for n, c in (results.get("published") or {}).items()
+                                         if n in columns or c.get("elsewhere")}))
     name = html.escape(split)
     return (f"<section data-split='{name}'><h2 id='table-{name}'>{name} <span class=soft>"
             f"{count(results, split)} examples</span></h2>"

@@ -29,7 +29,8 @@ def benchmark():
     speaking = np.arange(FPS) < FPS // 2
     return types.SimpleNamespace(
         sample_rate=RATE, picture_fps=FPS, motion_fps=FPS, has_words=False, has_lips=False,
-        has_codes=True, reader=None, decoder=decoder, stored_parts={"e": "face"},
+        has_codes=True, truth_title="ground truth via codec", reader=None, decoder=decoder,
+        stored_parts={"e": "face"},
         source=lambda split: types.SimpleNamespace(ids=["one", "two"]),
         speaking=lambda split, index, frames: speaking[None],
         pictures=lambda streams, identity: np.full((FPS, 32, 32, 3), 90, np.uint8))

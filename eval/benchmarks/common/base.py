@@ -53,6 +53,7 @@ class Benchmark:
     name = "base"
     baselines: tuple[str, ...] = ("truth", "shuffled", "mean")
     has_words = False
+    truth_title = "ground truth via codec"  # in the report
     has_codes = True  # motion is numbers that can be drawn as curves
     label_field = "speaker"  # what `labels` returns beside the text
     stored_parts: dict[str, str] = {}  # {part of motion: its name in `frames`}

@@ -25,7 +25,7 @@ class Benchmark(base.Benchmark):
       networks: folder of published networks, "" for none.
     """
 
-    has_codes = False
+    has_codes, truth_title = False, "ground truth"
     fields = ("id", "speaker", "text")
 
     def __init__(self, named: Named, decoder, dataset, matched: Mapping[str, Matched],
