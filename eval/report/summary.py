@@ -7,7 +7,7 @@ import numpy as np
 from eval.registry import Metric, all_metrics
 from eval.report import plots
 from eval.report.drawn import Drawn
-from eval.report.tables import cell, count, number, shown
+from eval.report.tables import cell, count, number, reported, shown, sources
 
 TITLES = {"codec": "codec alone", "shuffled": "another one", "mean": "mean frame"}
 TRUTH = "ground truth"
@@ -32,9 +32,8 @@ def section(split: str, results: dict, drawn: Drawn) -> str:
                     for name, kind in zip(head, kinds, strict=True))
     rows = "".join(_row(m, split, results, columns)
                    for m in metrics(results, split))
-    notes = "".join(f"<p class='note published'>{html.escape(name)}: "
-                    f"{html.escape('. '.join(filter(None, (c['source'], c.get('note')))))}</p>"
-                    for name, c in columns.items())
+    notes = "".join(f"<p class='note published'>{html.escape(said)}</p>"
+                    for said in sources(columns))
     name = html.escape(split)
     return (f"<section data-split='{name}'><h2 id='table-{name}'>{name} <span class=soft>"
             f"{count(results, split)} examples</span></h2>"
@@ -64,7 +63,7 @@ def _row(metric, split: str, results: dict, columns) -> str:
     if metric.name in lacking:
         cells = (f"<td colspan={len(variants)}>not measured: "
                  f"{html.escape(lacking[metric.name])}</td>")
-    cells += "".join(f"<td class=published>{number(c['values'][split].get(metric.name))}</td>"
+    cells += "".join(f"<td class=published>{reported(c, split, metric.name) or '-'}</td>"
                      for c in columns.values())
     meaning = html.escape(metric.explanation)
     words = html.escape(f"{metric.name} {metric.family} {metric.explanation}", quote=True)

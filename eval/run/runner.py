@@ -108,7 +108,8 @@ class Run:
 
     def key(self, split: str, variant: str, index: int) -> str:
         """Names a row by all that decides it."""
-        made_by = self._made_by if variant in self.benchmark.models else ""
+        made_by = self.benchmark.content(variant, split, index) or (
+            self._made_by if variant in self.benchmark.models else "")
         return "|".join((split, self._ids(split)[index], variant, made_by,
                          self.benchmark.recipe_hash))
 
