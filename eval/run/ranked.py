@@ -49,11 +49,12 @@ def by_default(results: dict) -> str:
     """The first metric of the table that tells the examples of a model apart in all splits: all
     have a number, and most another one (a lag in frames is mostly 0). Else the first that any
     example has; "" where there is none."""
-    count = collections.Counter(row["split"] for row in results["rows"])
+    count = collections.Counter((row["split"], variant) for row in results["rows"]
+                                for variant in results["models"] if variant in row)
 
     def tells(metric: Metric, split: str, variant: str, apart: bool) -> bool:
         costs = [cost for cost, _ in _costs(results, metric, split, variant)]
-        return bool(costs) and (not apart or len(costs) == count[split]
+        return bool(costs) and (not apart or len(costs) == count[split, variant]
                                 and 2 * len(set(costs)) > len(costs))
 
     return next((m.name for apart, whole in ((True, all), (False, any)) for m in all_metrics()
