@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.metrics import beats, onsets, published_beats, world_cepstra
+from eval.metrics import beats, onsets
+from eval.metrics.published import beats as published_beats
+from eval.metrics.published import world_cepstra
 from tests.eval import toys
 from tests.golden_files import cases, matching, numbered
 

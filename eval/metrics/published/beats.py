@@ -22,10 +22,10 @@ from eval import pooling
 from eval.metrics import beats
 from eval.registry import PARTS, declare, needed
 
-BAILANDO = {"implementation": "avjax eval.metrics.published_beats 1", "form": "Bailando",
+BAILANDO = {"implementation": "avjax eval.metrics.published.beats 1", "form": "Bailando",
             "direction": beats.DIRECTIONS[0], "sigma_s": 3 / 60, "smooth_s": 5 / 60,
             "motion_beats": "strict minima of the smoothed Euclidean speed", "no_beats": "left out"}
-SAID = {"implementation": "avjax eval.metrics.published_beats 1", "form": "SAiD",
+SAID = {"implementation": "avjax eval.metrics.published.beats 1", "form": "SAiD",
         "direction": beats.DIRECTIONS[0], "sigma_s": 0.1, "threshold": 0.1, "smooth_s": 0.0,
         "normaliser": "mean |difference| per coefficient and clip, mean over the clips scored",
         "no_beats": "left out (0 in the published code)"}

@@ -27,7 +27,7 @@ RATE = 22050
 POINTS, ORDER, WARP, PERIOD_MS, FLOOR = 512, 13, 0.65, 5.0, 1e-8
 DB = 10 * np.sqrt(2) / np.log(10)
 PAIRINGS = ("dtw", "dtw_sl", "plain")
-RECIPE = {"implementation": "avjax eval.metrics.world_cepstra 1", "scale": "pymcd 0.2.1",
+RECIPE = {"implementation": "avjax eval.metrics.published.world_cepstra 1", "scale": "pymcd 0.2.1",
           "envelope": "WORLD (pyworld: dio, stonemask, cheaptrick), 512 points, every 5 ms",
           "sample_rate": RATE, "resampler": "soxr HQ", "order": ORDER, "warp": WARP,
           "floor": FLOOR, "of": "the envelope taken as an amplitude, as pymcd does",

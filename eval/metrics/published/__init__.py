@@ -1,0 +1,1 @@
+"""Metrics as other works define them, beside those of this project's own definition."""
