@@ -18,7 +18,7 @@ def _score(case):
 
 declare("VoxSim", "up", "likeness of the voice to the clip's own, as VoxSim predicts listeners', "
         "1 to 6", family="sound", score=_score,
-        needs=("audio", "waveform", "clip", "network:voxsim"),
+        needs=("audio", "waveform", "each", "network:voxsim"),
         recipe=lambda benchmark: {"implementation": "avjax eval.networks.voxsim 1",
                                   "reference": "the clip's own audio", **voxsim.RECIPE,
                                   **RESAMPLER})

@@ -46,5 +46,5 @@ for _network, _suffix, _needs, _by in (
             ("SIM_other", "the same to another recording of the speaker",
              "the audio of the shuffled baseline's clip, where it is the same speaker's")):
         declare(_name + _suffix, "up", _meaning + _by, family="sound", score=_function,
-                needs=("audio", "waveform", "clip", f"network:{_network}", *_needs),
+                needs=("audio", "waveform", "each", f"network:{_network}", *_needs),
                 recipe=lambda benchmark, reference=_reference: _recipe(reference))
