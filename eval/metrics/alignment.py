@@ -19,20 +19,31 @@ RECIPE = {"implementation": "avjax eval.metrics.alignment 1",
 def dtw(cost_AB: np.ndarray) -> np.ndarray:
     """(L, 2) cheapest monotonic path from corner to corner with steps (1, 0), (0, 1), (1, 1).
 
-    Anti-diagonals are vectors, so the Python loop is A + B long and not A * B.
+    Anti-diagonals are vectors, so the Python loop is A + B long and not A * B; the table has a row
+    for each of them, so that all it reads lies side by side.
     """
     rows, columns = cost_AB.shape
-    total = np.full((rows + 1, columns + 1), np.inf)
+    total = np.full((rows + columns + 1, rows + 1), np.inf)  # (i + j, i)
     total[0, 0] = 0
+    cost = np.ascontiguousarray(cost_AB).ravel()
     for diagonal in range(rows + columns - 1):
-        i = np.arange(max(0, diagonal - columns + 1), min(rows, diagonal + 1))
-        j = diagonal - i
-        before = np.minimum(np.minimum(total[i, j + 1], total[i + 1, j]), total[i, j])
-        total[i + 1, j + 1] = cost_AB[i, j] + before
+        first, end = max(0, diagonal - columns + 1), min(rows, diagonal + 1)
+        line = total[diagonal + 1]
+        before = np.minimum(np.minimum(line[first:end], line[first + 1:end + 1]),
+                            total[diagonal, first:end])
+        places = diagonal + np.arange(first, end) * (columns - 1)
+        total[diagonal + 2, first + 1:end + 1] = cost[places] + before
     i, j, path = rows, columns, []
     while i and j:
         path.append((i - 1, j - 1))
-        i, j = min(((i - 1, j), (i, j - 1), (i - 1, j - 1)), key=lambda cell: total[cell])
+        up, left = total.item(i + j - 1, i - 1), total.item(i + j - 1, i)
+        both = total.item(i + j - 2, i - 1)
+        if up <= left and up <= both:
+            i -= 1
+        elif left <= both:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
     return np.array(path[::-1])
 
 

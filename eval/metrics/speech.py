@@ -11,6 +11,7 @@ searches near it with slower code.
 Suffixes: N samples, T frames, M mel bands, W window, K frequency bins.
 """
 
+import functools
 import io
 import logging
 from importlib.metadata import version
@@ -54,18 +55,26 @@ def mel_l1(a_TM: np.ndarray, b_TM: np.ndarray) -> float:
 
 def mel_spectrogram(wave_N: np.ndarray, rate: int) -> np.ndarray:
     """(T, 20) log10 energies by the package. Waveform float in [-1, 1] or int16."""
+    wave_N = np.asarray(wave_N)
+    if wave_N.dtype != np.int16:
+        wave_N = np.round(np.clip(wave_N, -1, 1) * 32767).astype(np.int16)
+    return _mel_spectrogram(wave_N.tobytes(), rate)
+
+
+# a waveform is held against two others
+@functools.lru_cache(maxsize=8)
+def _mel_spectrogram(samples: bytes, rate: int) -> np.ndarray:
     from mel_cepstral_distance import get_amplitude_spectrogram, get_mel_spectrogram
     from scipy.io import wavfile
 
     # it warns that 32 ms is no power of two
     logging.getLogger("mel_cepstral_distance").setLevel(logging.ERROR)
-    wave_N = np.asarray(wave_N)
-    if wave_N.dtype != np.int16:
-        wave_N = np.round(np.clip(wave_N, -1, 1) * 32767).astype(np.int16)
     file = io.BytesIO()  # the package reads files only
-    wavfile.write(file, rate, wave_N)
+    wavfile.write(file, rate, np.frombuffer(samples, np.int16))
     file.seek(0)
-    return get_mel_spectrogram(get_amplitude_spectrogram(file, n_fft=WINDOW_MS), rate, WINDOW_MS)
+    out = get_mel_spectrogram(get_amplitude_spectrogram(file, n_fft=WINDOW_MS), rate, WINDOW_MS)
+    out.flags.writeable = False
+    return out
 
 
 def mcd_dtw(a_N: np.ndarray, b_N: np.ndarray, rate: int = 22050) -> float:

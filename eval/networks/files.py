@@ -50,6 +50,7 @@ TABLE: dict[str, Network] = {
     "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
                            "the repository's LICENSE", "wavlm_ecapa"),
+    "voxsim": Network(("wavlm_ecapa.model",), "github.com/kaistmm/voxsim_trainer", "", "voxsim"),
     "utmos": Network(("utmos22_strong_step7459_v1.pt",),
                      "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "utmos"),
     "wav2vec2_ctc": Network(("wav2vec2_fairseq_base_ls960_asr_ls960.pth",

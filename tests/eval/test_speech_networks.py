@@ -16,8 +16,9 @@ from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
 from eval import pooling, registry
 from eval.metrics import intelligibility
+from eval.metrics.judged import voxsim as voxsim_metric
 from eval.metrics.judged import wavlm_ecapa as voice_metric
-from eval.networks import files, sound, utmos, wav2vec2_ctc, wavlm_ecapa
+from eval.networks import files, sound, utmos, voxsim, wav2vec2_ctc, wavlm_ecapa
 from tests import ge2e_weights
 from tests.eval import toys
 from tests.golden_files import config as golden_config
@@ -134,6 +135,33 @@ def test_ge2e_is_found_in_its_package_once_networks_are_asked_for(tmp_path, monk
     assert one @ one == pytest.approx(1) and silent is None and again.shape == (256,)
     shutil.copytree(site / "resemblyzer", given / "resemblyzer")
     assert files.Networks(str(given)).paths["ge2e"].is_relative_to(given)
+
+
+def test_voxsim_is_the_mean_of_pieces_and_of_the_whole(tmp_path, monkeypatch):
+    """Pair by pair, as its published evaluation; names as its trainer saves them."""
+    record = some("wavlm_ecapa")
+    voices = wavlm_ecapa.load(write(record, tmp_path / "plain.pth"))
+    state = {f"__S__.{n}": np.ascontiguousarray(x) for n, x in under(record, "sd/").items()}
+    write_torch_zip(tmp_path / "wavlm_ecapa.model",
+                    {"model": state, "cfg": golden_config(record)["wavlm"]})
+    rate = voxsim.load(tmp_path / "wavlm_ecapa.model")
+    monkeypatch.setattr(voxsim, "PIECE", 4000)
+    long_N, short_N = record["wav"][0], record["wav"][1][:3000]
+    wrapped_N = np.concatenate([short_N, short_N[:1001]])
+    pieces = ([long_N[int(k * 5000 / 9):][:4000] for k in range(10)],
+              [wrapped_N[k // 9:][:4000] for k in range(10)])
+    pairs = [one @ other for one in voices(pieces[0], 16000) for other in voices(pieces[1], 16000)]
+    whole, other = voices([long_N, short_N], 16000)
+    expected = 5 * (np.mean(pairs) + whole @ other) / 2 + 1
+    assert rate(long_N, short_N, 16000) == pytest.approx(expected, abs=1e-5)
+    assert rate(long_N, np.zeros(3000), 16000) is None and rate(long_N, [], 16000) is None
+    silent = types.SimpleNamespace(sample_rate=16000, networks={"voxsim": rate},
+                                   clip_audio=lambda split, index: None)
+    case = types.SimpleNamespace(benchmark=silent, split="valid", index=0)
+    assert voxsim_metric._score(case) == {"VoxSim": None}
+    silent.clip_audio = lambda split, index: short_N
+    case.signals = types.SimpleNamespace(waveform=long_N)
+    assert voxsim_metric._score(case) == {"VoxSim": pytest.approx(expected, abs=1e-5)}
 
 
 def test_errors_are_counted_and_pooled_as_jiwer_does():

@@ -4,6 +4,7 @@
     feature_weight            what its L + 1 states are weighed by, before a softmax
     layer1.*, ..., linear.*   ECAPA-TDNN
 
+VoxSim's `wavlm_ecapa.model` has the same names behind `__S__.`, as voxceleb_trainer saves networks.
 Batch norms are folded to a scale and a bias, the softmax is taken.
 """
 
@@ -19,6 +20,7 @@ from avjax.weights import names
 from avjax.weights.fold import put
 
 ENCODER = "feature_extract.model."
+SAVED = "__S__."
 WHAT = "these are not the weights of WavLM with ECAPA-TDNN"
 HINT = "give the fine-tuned speaker verification model, wavlm_large_finetune.pth"
 _IGNORED = r"loss_calculator\..*|.*\.num_batches_tracked"  # of training
@@ -41,6 +43,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
     """{published name: array} -> {"encoder": of Wav2Vec2, "weight_L": (L + 1,), "ecapa": of
     Ecapa}, float32. Raises Unlike (a UserError), which lists every array that is missing, left over
     or of another shape, of either part."""
+    state = {n.removeprefix(SAVED): x for n, x in state.items()}
     outer = {n: np.asarray(x, np.float32) for n, x in state.items()
              if not n.startswith(ENCODER) and not re.fullmatch(_IGNORED, n)}
     if "feature_weight" not in outer or not any(n.startswith(ENCODER) for n in state):
