@@ -106,7 +106,9 @@ def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
     found: dict[str, list[np.ndarray]] = {}
     for stored in pool.frames:
         for key, clip in stored.items():
-            found.setdefault(key.rsplit("_", 1)[0], []).append(np.asarray(clip, np.float64))
+            name, _, speaker = key.rpartition("_")
+            if speaker.isdigit():  # others keep what networks see
+                found.setdefault(name, []).append(np.asarray(clip, np.float64))
     if "own" not in found:
         return None
     return {part: {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}
