@@ -5,6 +5,9 @@ avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
 avjax evaluate --list        every metric, with its meaning
 avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
+avjax evaluate --benchmarks  named benchmarks, with what papers report
+avjax evaluate --benchmark=NAME --data=DIR --checkpoint=DIR    one of them
+avjax evaluate --benchmark=NAME --data=DIR --generated=FOLDER[,...] --out=DIR    of any files
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
 table. A killed job goes on where it stopped. Examples that fail are listed, and the exit code is 3.
@@ -25,11 +28,13 @@ from avjax.errors import PARTIAL, UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
+from eval.benchmarks.named import declaration
 from eval.run import rows
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import evaluate as jobs
-from launch.jobs.scoring import compare, watch
+from launch.jobs import generate
+from launch.jobs.scoring import compare, named, watch
 
 
 def workdir_of(checkpoint):
@@ -69,6 +74,19 @@ def define_flags() -> None:
     flags.DEFINE_float("watch_every", 30.0, "Seconds between its looks.", lower_bound=0.1)
     flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
                       "the first, with paired intervals and p values; scores nothing.")
+    flags.DEFINE_bool("benchmarks", False, "Print every named benchmark with its data, metrics and "
+                      "the source of a paper's numbers, and nothing else.")
+    flags.DEFINE_string("benchmark", "", "A named benchmark, whose splits and metrics are scored, "
+                        "beside what a paper reports. --config is not needed then, and results go "
+                        "to WORKDIR/benchmarks/NAME unless --out says otherwise.")
+    flags.DEFINE_string("data", "", "What --benchmark is of: features of its corpus, or clips with "
+                        "them in a folder features beside; of --generated also the clips alone, or "
+                        "a folder of recordings.")
+    flags.DEFINE_list("generated", [], "Folders of films and sounds that any system has generated, "
+                      "called after the examples, FOLDER or NAME=FOLDER: they are scored, in place "
+                      "of a checkpoint.")
+    flags.DEFINE_string("generated_ids", "", "A CSV with the columns id and file: which file of "
+                        "every folder of --generated is which example's.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -82,14 +100,19 @@ def main(argv):
         launch_flags.check_local("--out", args.out)
         compare.run(args.compare, args.out)
         return
-    launch_flags.check_given(args.config)
+    if args.benchmarks:
+        print(declaration.listed(), end="")
+        return
+    benchmark = named_of(args)
+    if args.generated:
+        score_folders(args, benchmark)
+        return
+    if not benchmark:
+        launch_flags.check_given(args.config)
     if not args.checkpoint:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
-    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
-        if given := getattr(args, name):
-            args.config.evaluate[name] = given
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,
@@ -97,14 +120,57 @@ def main(argv):
                         "checkpoint of it", found="no such folder",
                         hint="check the path, or train first")
     workdir = workdir_of(given)
-    results = paths.folder(args.out or workdir)
+    config = args.config or generate.load_config(workdir)
+    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
+        if value := getattr(args, name):
+            config.evaluate[name] = value
+    out = args.out
+    if benchmark:
+        named.of_checkpoint(config, benchmark, args.data, args.split)
+        out = out or str(workdir / "benchmarks" / benchmark.name)
+        launch_flags.check_local("--out", out)
+    results = paths.folder(out or workdir)
     if args.watch:
-        watched(args, given, workdir, results)
+        watched(args, config, benchmark, given, workdir, results)
         return
     workers.spread("launch.evaluate", str(results))
     enable_compilation_cache()
     share = workers.share(args.shard)
-    merged = evaluate(args, given, workdir, results, share)
+    end(args, results, share, evaluate(args, config, benchmark, given, workdir, out, share))
+
+
+def named_of(args) -> declaration.Named | None:
+    """The benchmark of --benchmark. UserError: flags that need one another."""
+    for flag, needed in (("data", "benchmark"), ("generated", "benchmark"), ("benchmark", "data"),
+                         ("generated", "out"), ("generated_ids", "generated")):
+        if getattr(args, flag) and not getattr(args, needed):
+            raise UserError(f"--{flag} without --{needed}", where="command line",
+                            expected="--benchmark=NAME --data=DIR with --checkpoint=DIR, or with "
+                            "--generated=FOLDER --out=DIR",
+                            hint="avjax evaluate --benchmarks lists benchmarks")
+    for flag in ("checkpoint", "keep_media"):
+        if args.generated and getattr(args, flag):
+            raise UserError(f"--generated and --{flag}", where="command line",
+                            expected="one of the two", found="both")
+    return declaration.named(args.benchmark) if args.benchmark else None
+
+
+def score_folders(args, benchmark: declaration.Named) -> None:
+    """Scores --generated."""
+    launch_flags.check_local("--out", args.out)
+    results = paths.folder(args.out)
+    workers.spread("launch.evaluate", str(results))
+    enable_compilation_cache()
+    share = workers.share(args.shard)
+    with lock.hold(results / rows.lock_file(share), "the results in", results):
+        merged = named.evaluate(benchmark, args.data, args.generated, out=args.out,
+                                ids=args.generated_ids, networks=args.networks, splits=args.split,
+                                ranked_by=args.ranked_by, share=share)
+    end(args, results, share, merged)
+
+
+def end(args, results, share: rows.Share, merged: dict | None) -> None:
+    """Exits with what became of this process' share."""
     if merged is None:
         print(f"share {share[0]} of {share[1]} is scored; whoever finishes last writes the results "
               f"in {results}")
@@ -113,7 +179,7 @@ def main(argv):
         sys.exit(PARTIAL)
 
 
-def watched(args, given, workdir, results) -> None:
+def watched(args, config, benchmark, given, workdir, results) -> None:
     """--watch: by this process alone. Exit code 3 where examples of a step failed."""
     if args.processes or args.shard or workers.share(None) != rows.WHOLE:
         raise UserError("one process watches, with all its devices", where="--watch",
@@ -124,14 +190,15 @@ def watched(args, given, workdir, results) -> None:
                         found=f"--checkpoint={args.checkpoint}",
                         hint="mount the bucket as a folder, or leave the step out")
     enable_compilation_cache()
-    if not watch.watch(args.config, workdir, results, splits=args.split, idle=args.watch_for,
-                       every=args.watch_every, keep_media=args.keep_media,
-                       ranked_by=args.ranked_by):
+    if not watch.watch(config, workdir, results, splits=args.split, named=benchmark,
+                       idle=args.watch_for, every=args.watch_every,
+                       keep_media=args.keep_media, ranked_by=args.ranked_by):
         sys.exit(PARTIAL)
 
 
-def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
+def evaluate(args, config, benchmark, given, workdir, out, share: rows.Share) -> dict | None:
     """This process' share of the examples, and the results where it is the last."""
+    results = paths.folder(out or workdir)
     step = int(given.name) if given.name.isdigit() and given != workdir else None
     apart = paths.is_remote(results) and share != rows.WHOLE  # no process sees the others' copies
     if apart and not (results / rows.rows_file(share)).exists():
@@ -139,9 +206,10 @@ def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
 
     def score(merge: bool = True):
         with remote.at_hand(workdir, step) as here:
-            return jobs.evaluate(args.config, here, splits=args.split, out=args.out, share=share,
+            return jobs.evaluate(config, here, splits=args.split, out=out, share=share,
                                  checkpoint=here if paths.is_remote(given) else given, merge=merge,
-                                 keep_media=args.keep_media, ranked_by=args.ranked_by)
+                                 keep_media=args.keep_media, ranked_by=args.ranked_by,
+                                 named=benchmark)
 
     with lock.hold(results / rows.lock_file(share), "the results in", results):
         if not apart:

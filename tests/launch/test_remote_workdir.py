@@ -107,7 +107,8 @@ def evaluate(toy, monkeypatch):
                                        vocoder="", geometry="", lip_vertices="", networks="",
                                        keep_media=False, ranked_by="", compare=[],
                                        watch=False, list=False,
-                                       processes=None, shard=shard)
+                                       benchmark="", benchmarks=False, data="", generated=[],
+                                       generated_ids="", processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])
