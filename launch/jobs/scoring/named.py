@@ -128,7 +128,8 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
                 return None
             if share == WHOLE or not page.shows(out, results):
                 shown = [] if arrays else runner.samples(benchmark, generator, params, splits,
-                                                         made=made, failed=results["failed"])
+                                                         made=made, failed=results["failed"],
+                                                         ranked=results["ranked"])
                 page.write(out, results, shown)
     print(tables.table(results))
     for names, need in benchmark.not_measured.items():
