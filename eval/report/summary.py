@@ -35,8 +35,7 @@ def section(split: str, results: dict, drawn: Drawn) -> str:
     rows = "".join(_row(m, split, results, columns)
                    for m in metrics(results, split))
     notes = "".join(f"<p class='note published'>{html.escape(said)}</p>"
-                    for said in sources({n: c for n, c in (results.get("published") or {}).items()
-                                         if n in columns or c.get("elsewhere")}))
+                    for said in sources(columns))
     name = html.escape(split)
     return (f"<section data-split='{name}'><h2 id='table-{name}'>{name} <span class=soft>"
             f"{count(results, split)} examples</span></h2>"

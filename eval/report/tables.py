@@ -56,12 +56,9 @@ def sources(papers: dict[str, dict]) -> list[str]:
     """Who reports what, with which caveats, each said once."""
     lines, told = [], set()
     for name, paper in papers.items():
-        said = [f"{name}: {paper['source']}"]
-        said += [f"not measured here: {metric} {number(value)}"
-                 for metric, value in paper.get("elsewhere", {}).items()]
         remarks = {paper.get("note", ""), *(f"* {metric}: {text}" for metric, text
                                             in paper.get("caveats", {}).items())} - {""}
-        lines.append("; ".join(said))
+        lines.append(f"{name}: {paper['source']}")
         lines += [f"  {remark}" for remark in sorted(remarks - told)]
         told |= remarks
     return lines

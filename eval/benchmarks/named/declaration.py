@@ -22,14 +22,12 @@ class Column:
       values: {metric of ours: its number}.
       note: what holds for all of them.
       caveats: {metric: in what its definition differs from ours, or is not known}.
-      elsewhere: {metric that nothing here computes: its number}.
     """
 
     source: str
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)
     note: str = ""
     caveats: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    elsewhere: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if strange := self.caveats.keys() - self.values.keys():
@@ -88,7 +86,6 @@ class Named:
     def published(self) -> dict[str, dict]:
         """The papers' columns as results.json has them."""
         return {name: {"source": c.source, "note": c.note, "caveats": dict(c.caveats),
-                       "elsewhere": dict(c.elsewhere),
                        "values": {split: dict(c.values) for split in self.splits}}
                 for name, c in self.columns.items()}
 

@@ -61,9 +61,9 @@ TAVID_DYADIC: Mapping[str, Column] = {
          "LSE_C_face": "protocol A or B is not public; B is taken"})}
 
 TAVID_VOICES: Mapping[str, Column] = {
-    name: Column(f"TAVID (arXiv:2512.20296), {row}", note=note, elsewhere={"VoxSim": number})
+    name: Column(f"TAVID (arXiv:2512.20296), {row}", {"VoxSim": 1 + 5 * number}, note,
+                 {"VoxSim": f"printed as {number:.3f}, which is taken for (rating - 1) / 5"})
     for name, row, number, note in (
-        ("paper", "TAVID", .380, "VoxSim is another network than the SIM here, on a scale of its "
-         "own; people rate how well voice and face match 3.87 +- .19 of 5"),
+        ("paper", "TAVID", .380, "people rate how well voice and face match 3.87 +- .19 of 5"),
         ("paper: YourTTS", "YourTTS, given a voice", .662, "prompted by sound, not by a face"),
         ("paper: CoVoMix", "CoVoMix, given a voice", .659, "prompted by sound, not by a face"))}

@@ -20,7 +20,8 @@ _LANDMARKS = dict.fromkeys(("F1_lips", "AV_offset", "AV_within_1", "AV_correlati
 _ENGLISH = {"WER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser",
             "CER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser"}
 _VOICE = {"UTMOS": "UTMOS22-strong", "SIM": "WavLM-large with ECAPA-TDNN, to the own recording",
-          "SIM_other": "WavLM-large with ECAPA-TDNN, to another recording of the speaker"}
+          "SIM_other": "WavLM-large with ECAPA-TDNN, to another recording of the speaker",
+          "VoxSim": "its network, to the own recording, 1 to 6"}
 _CEPSTRA = {"MCD": "mel-cepstral-distance", "MCD_world_audio": "pymcd's, to the recording"}
 _SPEECH = {"mel_L1_dtw": "time-warped", **_CEPSTRA, **_VOICE}
 _LENGTH = {"length_error": "share of the recording's", "length_error_signed": "the same, with sign"}
