@@ -175,12 +175,16 @@ def check_resumable(config: ConfigDict, workdir: Path) -> None:
     if not file.exists():
         return
     try:
-        # a field that came with a later version has its default
-        before = _flat(plain(schema.experiment().make())) | _flat(json.loads(file.read_text()))
+        before = _flat(json.loads(file.read_text()))
     except ValueError as error:
         raise UserError("the workdir's config is unreadable", where=str(file), found=str(error),
                         hint="use another workdir") from error
     now = _flat(plain(config))
+    # a field that came with a later version has its default
+    defaults = plain(schema.experiment().make())
+    if of_system := schema.of_system(config):
+        defaults["system"] = plain(of_system.make())
+    before = {key: value for key, value in _flat(defaults).items() if key in now} | before
     differing = sorted(key for key in before.keys() | now.keys()
                        if before.get(key) != now.get(key) and not schema.may_change(config, key)
                        and not paths.moved(before.get(key), now.get(key))

@@ -12,7 +12,7 @@ from absl import flags
 from avjax.encoders.voice_activity import HELP, Detector
 from data_pipelines.store import dataset as store
 from launch import flags as launch_flags
-from launch.jobs import turns
+from launch.jobs.recordings import turns
 
 
 def define_flags() -> None:

@@ -13,7 +13,7 @@ from absl import flags
 from avjax.encoders import voices as kinds
 from data_pipelines.store import dataset as store
 from launch import flags as launch_flags
-from launch.jobs import voices
+from launch.jobs.recordings import voices
 
 
 def define_flags() -> None:

@@ -28,6 +28,8 @@ class Published:
       opened: reads a file (and what belongs to it and lies beside it) whose weights
         avjax.weights.reader would not find; None where it does.
       beside: config.system -> {name: text} of the files that lie beside a .pt.
+      training: parts (entries of the top level) of ours that only training uses: no published file
+        has them.
     """
 
     experiment: str
@@ -37,3 +39,4 @@ class Published:
     file: Callable[[State, int], dict] = lambda state, step: state
     opened: Callable[[str], State] | None = None
     beside: Callable[[Any], dict[str, str]] = lambda config: {}
+    training: tuple[str, ...] = ()

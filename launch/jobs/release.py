@@ -17,7 +17,6 @@ Talker-T2AV:
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +40,10 @@ from launch.jobs import weights
 
 AVFLOW, TALKER, TEXT_SYSTEM = "avflow", "talker", "avflow.text"
 TEXT = "text"  # the folder in a workdir
-Say = Callable[[str], None]
 
 
 def import_folder(system: str, folder: str, workdir: str, *, file: str | None = None,
-                  config: ConfigDict | None = None, say: Say = print) -> ConfigDict:
+                  config: ConfigDict | None = None, say: weights.Say = print) -> ConfigDict:
     """Imports everything of a folder (see data_pipelines/ingest/avflow50h/release.py and
     talker/release.py), or nothing; returns the config.
 
@@ -66,7 +64,7 @@ def import_folder(system: str, folder: str, workdir: str, *, file: str | None = 
 
 
 def _avflow(folder: str, workdir: str, file: str | None, config: ConfigDict | None,
-            say: Say) -> ConfigDict:
+            say: weights.Say) -> ConfigDict:
     parts = release.parts(folder, file)
     say(f"network: {parts.network}")
 
@@ -85,7 +83,7 @@ def _avflow(folder: str, workdir: str, file: str | None, config: ConfigDict | No
 
 
 def _talker(folder: str, workdir: str, file: str | None, config: ConfigDict | None,
-            say: Say) -> ConfigDict:
+            say: weights.Say) -> ConfigDict:
     parts = talker.parts(folder, file)
     say(f"network: {parts.network}")
     config = config or _talker_experiment(parts, say)
@@ -117,7 +115,7 @@ def _talker(folder: str, workdir: str, file: str | None, config: ConfigDict | No
     return weights.import_file(TALKER, str(parts.network), workdir, beside=beside, config=config)
 
 
-def _talker_experiment(parts: talker.Parts, say: Say) -> ConfigDict:
+def _talker_experiment(parts: talker.Parts, say: weights.Say) -> ConfigDict:
     """That of our own export, or the published one, with the sizes of the network's file, what its
     config.json says, and the sampler of the published inference."""
     file = str(parts.network)
@@ -132,7 +130,7 @@ def _talker_experiment(parts: talker.Parts, say: Say) -> ConfigDict:
 
 
 def export_folder(workdir: str, folder: str, *, step: str | None = None, average: bool = True,
-                  say: Say = print) -> None:
+                  say: weights.Say = print) -> None:
     """Writes what a workdir of Talker-T2AV holds as its owners lay a release out; see
     data_pipelines/ingest/talker/exported.py.
 
@@ -148,7 +146,7 @@ def export_folder(workdir: str, folder: str, *, step: str | None = None, average
     if out.exists():
         raise UserError("cannot write the release", where=folder, expected="a new folder",
                         found="it exists", hint="choose another --folder")
-    state, system, meta = weights.trained(workdir, step, average)
+    state, system, meta = weights.trained(workdir, step, average, say)
     if system.name != TALKER:
         raise UserError("no release of this system is written", where=workdir, expected=TALKER,
                         found=system.name, hint="--out=FILE writes its weights")

@@ -33,6 +33,7 @@ from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines.store.dataset import open_dataset
 from launch.training import CONFIG_FILE, plain, write_run_files
 
+Say = Callable[[str], None]
 Beside = Callable[[ConfigDict, Path], dict[str, dict]]
 
 
@@ -69,7 +70,8 @@ def describe(path: str) -> str:
                       f"sha256 {file_sha256(path)}"])
 
 
-def export(workdir: str, out: str, *, step: str | None = None, average: bool = True) -> int:
+def export(workdir: str, out: str, *, step: str | None = None, average: bool = True,
+           say: Say = print) -> int:
     """Writes a workdir's parameters under the published names; returns how many arrays. A .pt is
     the published code's own file, beside which lies what that code looks for there; a .safetensors
     has the system's config in its metadata. UserError: no checkpoint, a system without published
@@ -79,18 +81,21 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
                         expected="a new file that ends in .pt or .safetensors",
                         found="it exists" if os.path.lexists(out) else "another ending",
                         hint="choose another --out")
-    state, config, meta = trained(workdir, step, average)
+    state, config, meta = trained(workdir, step, average, say)
     write(out, state, config, meta)
     return len(state)
 
 
-def trained(workdir: str, step: str | None,
-            average: bool) -> tuple[dict[str, np.ndarray], ConfigDict, dict]:
+def trained(workdir: str, step: str | None, average: bool,
+            say: Say) -> tuple[dict[str, np.ndarray], ConfigDict, dict]:
     """A workdir's parameters under the published names, config.system and the checkpoint's
-    record. UserError: no checkpoint, a system without published names."""
+    record; `say` is told which parts are left out. UserError: no checkpoint, a system without
+    published names."""
     config = ConfigDict(load_meta(workdir, step)["config"]["system"])
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
+    if unused := [part for part in names.training if part in params]:
+        say(f"left out: {', '.join(unused)}, which only training uses")
     return names.write(jax.tree.map(np.asarray, params), config), config, meta
 
 

@@ -179,6 +179,18 @@ def test_the_config_of_a_moved_workdir_names_its_data(tmp_path, older):
     assert generate.load_config(tmp_path / "c").data.dir == str(b / "data" / "clips")
 
 
+def test_a_field_that_came_with_a_later_version_had_its_default(tmp_path):
+    dataset = write_clips(tmp_path / "clips")
+    training.write_run_files(config(dataset.dir), tmp_path, dataset)
+    file = tmp_path / "config.json"
+    recorded = json.loads(file.read_text())
+    del recorded["system"]["kl_weight"], recorded["optimizer"]["b2"]
+    file.write_text(json.dumps(recorded))
+    training.check_resumable(config(dataset.dir), tmp_path)
+    with pytest.raises(UserError, match="expected: system.kl_weight=0.0001; found: .*=0.5"):
+        training.check_resumable(config(dataset.dir, **{"system.kl_weight": 0.5}), tmp_path)
+
+
 def test_a_moved_workdir_keeps_its_name_elsewhere_and_a_copy_gets_its_own(tmp_path):
     a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
     assert paths.identity(a, "id.json", "one") == "one" == paths.identity(a, "id.json", "two")

@@ -9,7 +9,7 @@ from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
-from launch.jobs import turns
+from launch.jobs.recordings import turns
 
 RATE = 22050
 SAID = [(0, 0.5, 2.0), (1, 2.5, 4.5), (0, 4.2, 5.5)]  # speaker, start, end

@@ -6,7 +6,7 @@ import pytest
 from avjax.errors import UserError
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
-from launch.jobs import voices
+from launch.jobs.recordings import voices
 from tests import ge2e_weights
 
 RATE = 22050

@@ -16,6 +16,7 @@ from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.systems.api import build
 from avjax.systems.avflow import published as avflow
+from avjax.systems.talker import system as talker
 from avjax.training.optimizer import make_optimizer
 from avjax.training.state import abstract_params, abstract_state
 from avjax.weights.reader import read_checkpoint, read_state_dict
@@ -168,6 +169,12 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["published.npz"]
 
 
+def draw_by_shape(monkeypatch, shapes):
+    """Fresh parameters of a Talker as one number: the real ones take seconds to compile."""
+    monkeypatch.setattr(talker.System, "init", lambda self, key: jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, jax.random.uniform(key), leaf.dtype), shapes))
+
+
 def talker_experiment(record):
     config = talker_0_6b.get_config()
     config.system.update(golden_config(record))
@@ -200,10 +207,7 @@ def test_published_talker_comes_in_and_goes_out(name, record, tmp_path):
 @pytest.mark.parametrize(("name", "record"), golden("talker_delay")[:1])
 def test_a_language_model_alone_is_a_warm_start(name, record, tmp_path, monkeypatch):
     system, theirs = prepare_talker(record)
-    shapes = abstract_params(system)
-    # the real one takes seconds to compile
-    monkeypatch.setattr(type(system), "init", lambda self, key: jax.tree.map(
-        lambda leaf: jnp.full(leaf.shape, jax.random.uniform(key), leaf.dtype), shapes))
+    draw_by_shape(monkeypatch, abstract_params(system))
     state = under(record, "sd/llm.")  # named as Qwen3 is published: model.*, lm_head.weight
     safetensors.numpy.save_file(state, tmp_path / "qwen3.safetensors")
     assert weights.published_config("talker",
@@ -271,3 +275,22 @@ def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_
         safetensors.numpy.save_file({"a": np.ones(1)}, tmp_path / f"{i}.safetensors", metadata)
         config = weights.exported_config("avflow", str(tmp_path / f"{i}.safetensors"))
         assert (config and config.system.num_heads) == heads
+
+
+@pytest.mark.parametrize(("name", "record"), golden("talker_delay")[:1])
+def test_what_only_training_uses_is_left_out_and_drawn_anew(name, record, tmp_path, monkeypatch):
+    config = talker_experiment(record)
+    config.system.spelling_weight = 0.5
+    draw_by_shape(monkeypatch, abstract_params(build(config.system)))
+    state, told = under(record, "sd/"), []
+    np.savez(tmp_path / "published.npz", **state)
+    weights.import_file("talker", str(tmp_path / "published.npz"), str(tmp_path / "job"),
+                        config=config)
+    out = tmp_path / "ours.safetensors"
+    assert weights.export(str(tmp_path / "job"), str(out), say=told.append) == len(state)
+    assert told == ["left out: spelling, which only training uses"]
+    assert read_state_dict(out).keys() == state.keys()
+    back = weights.import_file("talker", str(out), str(tmp_path / "again"))
+    assert back.system.spelling_weight == 0.5
+    jax.tree.map(np.testing.assert_array_equal, *(load_params(tmp_path / job, build(c.system))
+                                                  for job, c in (("again", back), ("job", config))))

@@ -107,6 +107,7 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places; tests/sharding
     has separate heads."""
     system, other = (build(tiny(num_kv_heads=2, coupling="joint", num_layers=1, velocity_layers=2,
+                                spelling_weight=0.5,
                                 remat=remat))
                      for remat in ("none", "dots"))
     params, c = random_params(system), system.config
@@ -124,3 +125,41 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     spread = step(other, jax.device_put(params, places), put_batch(batch, batch_sharding(mesh)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, spread)
     assert len(spread[0].sharding.device_set) == 8
+
+
+def test_hidden_states_before_patches_learn_to_spell():
+    """Of nine ids and eighteen frames: what is spelled is a distribution; the language model and
+    what it reads learn from it, the diffusion heads do not; the rest of the loss is as without."""
+    weight = 0.5
+    system, plain = build(tiny(spelling_weight=weight)), build(tiny())
+    params = random_params(system)
+    config = system.config
+    batch = pack([three(config)], config)
+    noise = draw(config, seed=2, rows=1)
+
+    @jax.jit
+    def run(params):
+        def spelling(params):
+            hidden = system.net.apply({"params": params}, batch, method="encode_row")
+            mu = objective.targets(batch, hidden, config)["mu"]
+            every = jnp.arange(config.vocab)[None]
+            return objective.spelling_loss(system.net, params, batch, mu), system.net.apply(
+                {"params": params}, mu, every, method="spelled")
+
+        (alone, spelled), grads = jax.value_and_grad(spelling, has_aux=True)(params)
+        rest = {name: part for name, part in params.items() if name != "spelling"}
+        return (alone, spelled, grads, system.loss_at(params, batch, noise),
+                plain.loss_at(rest, batch, noise))
+
+    alone, (ids, none), grads, (loss, metrics), (without, others) = jax.device_get(run(params))
+    np.testing.assert_allclose(np.exp(ids).sum(-1) + np.exp(none), 1, rtol=1e-5)
+    assert_all_train([grads[name] for name in ("backbone", "audio_encoder", "audio_projector",
+                                               "spelling")])
+    assert not any(np.any(g) for name in ("speech_head", "motion_head", "stop_out")
+                   for g in jax.tree.leaves(grads[name]))
+    np.testing.assert_allclose(metrics["spelling"], alone, rtol=1e-6)
+    np.testing.assert_allclose(loss, without + weight * alone, rtol=1e-6)
+    for name in others.keys() - {"loss"}:
+        np.testing.assert_allclose(others[name], metrics[name], rtol=1e-6)
+    labels = objective.labels_of(batch)
+    assert [int(n) for n in (labels.spelled.sum(), labels.first.sum())] == [9, 3]

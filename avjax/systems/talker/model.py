@@ -18,6 +18,8 @@ from avjax.systems.talker.backbone import Backbone
 from avjax.systems.talker.config import Config
 from avjax.systems.talker.local import PatchEncoder, VelocityHead, joint_velocities
 
+SPELLED = 2  # text ids that a frame may spell: phonemes and their stress marks, up to 50 a second
+
 
 class TalkerNet(nn.Module):
     config: Config
@@ -32,6 +34,8 @@ class TalkerNet(nn.Module):
         self.motion_projector = Dense(c.d_model, c.motion_dim, **kw)
         self.stop_hidden = Dense(c.d_model, c.d_model, **kw)
         self.stop_out = Dense(1, c.d_model, use_bias=False, **kw)
+        if c.spelling_weight:
+            self.spelling = Dense((SPELLED * c.patch, c.d_model + 1), c.d_model, **kw)
         kw |= {"remat": c.remat, "unstacked": self.unstacked}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
@@ -102,6 +106,19 @@ class TalkerNet(nn.Module):
         """(..., D) -> (...) float32."""
         return self.stop_out(jax.nn.silu(self.stop_hidden(hidden)))[..., 0].astype(jnp.float32)
 
+    def spelled(self, mu_BJD, ids_BN):
+        """What hidden states (B, J, D) before patches say of F = SPELLED J P parts of frames, by
+        the tied embedding: log-probabilities of the ids of a row's positions (B, F, N) and of none
+        (B, F), float32."""
+        B, J, D = mu_BJD.shape
+        read = self.spelling(mu_BJD).reshape(B, -1, D + 1).astype(jnp.float32)
+        frames_BFD, none_BF = read[..., :D] / D**0.5, read[..., D]
+        ids_BND = self.embed_text(ids_BN).astype(jnp.float32)
+        total_BF = jnp.logaddexp(jax.nn.logsumexp(self.backbone.logits(frames_BFD), axis=-1),
+                                 none_BF)
+        label_BFN = jnp.einsum("bfd,bnd->bfn", frames_BFD, ids_BND)
+        return label_BFN - total_BF[..., None], none_BF - total_BF
+
     def encode_row(self, row):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
         slots = arrange(row, self.config.delay)
@@ -121,6 +138,8 @@ class TalkerNet(nn.Module):
         speaker = jnp.zeros((B, J, self.config.speaker_dim))
         speech = self.speech_velocity(row["audio"], t, mu, row["audio"], speaker)
         motion = self.motion_velocity(row["motion"], t, mu, row["motion"], row["motion"][:, :, 0])
+        if self.config.spelling_weight:
+            self.spelled(mu, row["tokens"])
         return hidden, speech, motion, self.stop_logits(hidden)
 
 

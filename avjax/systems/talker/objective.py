@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from avjax.flow.path import between, expand
+from avjax.nn.ctc import Labels, packed_ctc
 from avjax.nn.sequence import take_at
 from avjax.sharding.activations import shard
-from avjax.systems.talker.model import arrange, per_utterance
+from avjax.systems.talker.model import SPELLED, arrange, per_utterance
 
 IGNORED = -100  # stop label of slots outside the loss
 
@@ -157,6 +158,25 @@ def velocities(net, params, target, noise):
             "motion": net.apply({"params": params}, *motion, method="motion_velocity")}
 
 
+def spelling_loss(net, params, row, mu_BJD):
+    """CTC of each utterance's prompt, spelled by the hidden states before its patches of speech; a
+    mean over its ids."""
+    label_BFN, blank_BF = net.apply({"params": params}, mu_BJD, row["tokens"], method="spelled")
+    parts = jnp.arange(SPELLED * net.config.patch)
+    frames = parts < SPELLED * row["audio_valid"][..., None]
+    frame_BF = jnp.where(frames, row["patch_segment"][..., None], 0).reshape(blank_BF.shape)
+    loss, count = packed_ctc(label_BFN, blank_BF, frame_BF, labels_of(row))
+    return loss / jnp.maximum(count, 1.0)
+
+
+def labels_of(row) -> Labels:
+    """The prompts of packed rows: what is neither an utterance's first position nor a slot."""
+    real_BN = row["segment"] > 0
+    slots_BN = jnp.any(row["patch_slot"][..., None] == jnp.arange(real_BN.shape[1]), axis=1)
+    first_BN = real_BN & (row["position"] == 0)
+    return Labels(row["tokens"], row["segment"], first_BN, real_BN & ~first_BN & ~slots_BN)
+
+
 def loss_at(net, params, row, noise, config):
     """The loss of given rows at given noise (of `draw`) -> scalar, metrics."""
     hidden = net.apply({"params": params}, row, method="encode_row")
@@ -168,5 +188,8 @@ def loss_at(net, params, row, noise, config):
     logits = net.apply({"params": params}, take_at(hidden, here_BJ), method="stop_logits")
     stop, accuracy = stop_loss(logits, *stop_labels(row, config))
     loss = speech + config.motion_weight * motion + stop
-    return loss, {"loss": loss, "speech": speech, "motion": motion, "stop": stop,
-                  "stop_accuracy": accuracy}
+    metrics = {"speech": speech, "motion": motion, "stop": stop, "stop_accuracy": accuracy}
+    if config.spelling_weight:
+        metrics["spelling"] = spelling_loss(net, params, row, target["mu"])
+        loss += config.spelling_weight * metrics["spelling"]
+    return loss, {"loss": loss} | metrics

@@ -318,4 +318,4 @@ def sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
     return talker_sizes(renamed(state), absent if speech_alone(state) else {})
 
 
-PUBLISHED = Published("talker_0_6b", read, export_talker, sizes)
+PUBLISHED = Published("talker_0_6b", read, export_talker, sizes, training=("spelling",))

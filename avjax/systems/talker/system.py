@@ -26,8 +26,8 @@ class System(api.System):
     makes = MAKES
 
     def __init__(self, config):
-        if "task_token" not in config:  # a job from before there was a choice
-            config = ConfigDict(config.to_dict() | {"task_token": "first"})
+        # of a job from before there were these fields
+        config = ConfigDict({"task_token": "first", "spelling_weight": 0.0} | config.to_dict())
         check(config)
         self.config = FrozenConfigDict(config)
         self.net = TalkerNet(self.config, compute_dtype(config.compute_dtype))
@@ -74,6 +74,8 @@ class System(api.System):
         (r"stop_hidden/kernel", (None, "fsdp")),
         (r"stop_out/kernel", ("fsdp", None)),
         (r"stop_hidden/bias|task|motion_pad", ()),
+        (r"spelling/kernel", ("fsdp", None, None)),
+        (r"spelling/bias", ()),
     )
 
     def init(self, key):

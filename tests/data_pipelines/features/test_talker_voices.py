@@ -18,7 +18,7 @@ from data_pipelines.features.common import clips as common
 from data_pipelines.features.talker import voices
 from data_pipelines.loading.loader import check_recipes
 from data_pipelines.puppets import build
-from launch.jobs.voices import compare
+from launch.jobs.recordings.voices import compare
 from tests.encoders.test_wavlm_ecapa import write
 from tests.golden_files import relative_error, some
 
