@@ -2,6 +2,7 @@
 
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
+avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do metrics notice?
 avjax evaluate --list        every metric, with its meaning
 avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
 
@@ -25,6 +26,7 @@ from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
 from eval.run import rows
+from eval.sensitivity import job as sensitivity
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import compare
@@ -63,6 +65,9 @@ def define_flags() -> None:
                         "example; default the first of the table that is a mean over examples.")
     flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
                       "the first, with paired intervals and p values; scores nothing.")
+    flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
+                      "known amounts: which metrics move the right way (docs/evaluation.md); needs "
+                      "--out.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -77,13 +82,16 @@ def main(argv):
         compare.run(args.compare, args.out)
         return
     launch_flags.check_given(args.config)
-    if not args.checkpoint:
+    if not args.checkpoint and not args.sensitivity:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
     launch_flags.check_local("--out", args.out)
     for name in ("vocoder", "geometry", "lip_vertices", "networks"):
         if given := getattr(args, name):
             args.config.evaluate[name] = given
+    if args.sensitivity:
+        alter(args)
+        return
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,
@@ -102,6 +110,19 @@ def main(argv):
         workers.wait_for_others(results, share, args.shard, lambda: rows.not_begun(results, share))
     elif merged["failed"]:
         sys.exit(PARTIAL)
+
+
+def alter(args) -> None:
+    """Writes and prints what metrics say of the truth made worse."""
+    if not args.out:
+        raise UserError("no folder for the results of --sensitivity", expected="--out=DIR")
+    launch_flags.check_local("--out", args.out)
+    benchmark, _ = jobs.open_benchmark(args.config, args.checkpoint or args.out)
+    with lock.hold(paths.folder(args.out) / lock.RESULTS, "the results in", args.out):
+        results = sensitivity.run(benchmark, args.out, args.split or args.config.evaluate.splits,
+                                  max_examples=args.config.evaluate.max_examples)
+    print(sensitivity.text(results), end="")
+    print(f"results: {paths.folder(args.out) / sensitivity.NAME}.json, .txt, .png")
 
 
 def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:

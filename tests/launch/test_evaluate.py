@@ -18,6 +18,7 @@ from data_pipelines.store import made_from
 from eval import registry
 from eval.report import history, page
 from eval.run import runner
+from eval.sensitivity import alterations
 from launch import evaluate as command
 from launch.jobs import evaluate as job
 from tests.eval import toys
@@ -204,3 +205,17 @@ def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):
     assert job._clips(plain, tmp_path, features) is None
     write_clips(tmp_path / "clips", seed=5)
     assert job._clips(staged, tmp_path, features) is None  # others by now
+
+
+def test_sensitivity_needs_no_checkpoint_but_a_folder(toy, tmp_path, monkeypatch, capsys):
+    config, _ = toy
+    args = SimpleNamespace(config=config, sensitivity=True, checkpoint=str(tmp_path), out="",
+                           split=None)
+    with pytest.raises(UserError, match="no folder for the results of --sensitivity"):
+        command.alter(args)
+    monkeypatch.setattr(alterations, "ALL", alterations.ALL[2:3])
+    config.evaluate.max_examples = 1
+    args.out = str(tmp_path / "altered")
+    command.alter(args)
+    assert "valid, motion frozen (of the time)" in capsys.readouterr().out
+    assert (tmp_path / "altered" / "sensitivity.json").exists()
