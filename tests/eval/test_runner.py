@@ -256,6 +256,15 @@ def test_other_parameters_reuse_only_the_baselines(dataset, tmp_path):
     assert len((tmp_path / rows.ROWS_FILE).read_text().splitlines()) == before + 6
 
 
+def test_frames_are_read_when_they_are_asked_for(tmp_path):
+    store = rows.Rows(tmp_path)
+    store.put("a", {"x": 1}, {"face": np.ones((2, 3)), "none": np.zeros((0, 3))})
+    row, frames = rows.Rows(tmp_path).get("a")
+    assert row == {"x": 1} and list(frames) == ["face", "none"] and "pose" not in frames
+    assert not any(isinstance(x, np.ndarray) for x in vars(frames).values())
+    assert frames["face"].shape == (2, 3) and frames.get("pose") is None
+
+
 def test_lost_frames_are_computed_again(dataset, tmp_path):
     first = scores(dataset, noisy(), tmp_path)
     for path in sorted((tmp_path / rows.FRAMES_DIR).iterdir())[:3]:
