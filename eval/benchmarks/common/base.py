@@ -247,7 +247,8 @@ class Benchmark:
             out.add("both")
         if signals.own_length and truth.length:
             out.add("length")
-        if vars(signals).get("computed_s") is not None and signals.seconds:
+        timed = vars(signals).get("computed_s") is not None
+        if timed and signals.scored and signals.seconds:  # else it made nothing that lasts
             out.add("timed")
         if len(signals.streams.get("voices", ())):
             out.add("voices")
