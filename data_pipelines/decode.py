@@ -9,7 +9,6 @@ import functools
 import importlib
 import importlib.util
 import itertools
-import json
 import pathlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from avjax.codecs import eigenface
 from avjax.codecs.bigvgan import BigVGAN
 from avjax.errors import UserError
 from avjax.signal import griffin_lim, mel
+from avjax.storage import records
 from avjax.systems.api import Spec
 from data_pipelines import features, vocoders
 from data_pipelines import geometry as geometries
@@ -226,18 +226,17 @@ class Decoder:
     @classmethod
     def from_workdir(cls, workdir, *, vocoder: str = "", **kw) -> "Decoder":
         """Of a training job's folder, which keeps its dataset's recipes and codecs; without a
-        `vocoder`, WORKDIR/vocoder is used where it is there. UserError when they are not there."""
+        `vocoder`, WORKDIR/vocoder is used where it is there. UserError when they are not there, or
+        damaged."""
         workdir = pathlib.Path(workdir)
         path = workdir / RECIPES_FILE
         if not path.is_file():
             raise UserError("not a work folder of a trained system", where=str(workdir),
                             expected=f"a {RECIPES_FILE} in it", found="none",
                             hint="give the --workdir that avjax train wrote")
-        codecs = {}
-        for file in sorted((workdir / CODECS_DIR).glob("*.npz")):
-            with np.load(file, allow_pickle=False) as arrays:
-                codecs[file.stem] = dict(arrays)
-        decoder = cls(json.loads(path.read_text()), codecs,
+        codecs = {file.stem: records.read_arrays(file)
+                  for file in sorted((workdir / CODECS_DIR).glob("*.npz"))}
+        decoder = cls(records.read_json(path), codecs,
                       vocoder=vocoder or vocoders.in_workdir(workdir), **kw)
         decoder.workdir = workdir
         return decoder

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import math
 import pkgutil
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,8 +142,8 @@ class PromptBuilder:
           where: names the system in errors.
 
         Raises:
-          UserError: an input that this system does not take, or one of another type; text that is
-            no UTF-8.
+          UserError: an input that this system does not take, or one of another type; a number that
+            is none; text that is no UTF-8.
         """
         known = {field.name: field for field in self.TAKES}
         values = {field.name: field.kind() for field in self.TAKES}
@@ -159,6 +160,9 @@ class PromptBuilder:
                 raise UserError("a value of another type", where=f"--{name}",
                                 expected=kind.__name__, found=repr(value))
             values[name] = kind(value)
+            if kind is float and not math.isfinite(values[name]):
+                raise UserError("no number", where=f"--{name}", expected="a finite one",
+                                found=repr(value))
             # what Python makes of a terminal's other bytes
             if kind is str and value.encode(errors="replace").decode() != value:
                 raise UserError(f"unreadable {name}", where=f"--{name}", expected="UTF-8",

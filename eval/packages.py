@@ -4,7 +4,8 @@ is not measured, and its row says how to get it."""
 import importlib.util
 from collections.abc import Iterable
 
-TABLE: dict[str, str] = {"pyworld": "pip install 'avjax[world]'"}  # package -> how to get it
+TABLE: dict[str, str] = {"pyworld": "pip install 'avjax[world]'",  # package -> how to get it
+                         "webrtcvad": "pip install 'avjax[ge2e]'"}
 
 
 def found(names: Iterable[str]) -> bool:

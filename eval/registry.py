@@ -52,6 +52,9 @@ NEEDS = {
     "free": "a system that decides lengths itself",
     "patches": "a system that makes sound in patches of one length",
     "clip": "examples of one speaker",
+    "each": "examples of one speaker, or of several who are scored one by one",
+    "warped": "sound that may be warped in time to the truth's: of dialogues only that with their "
+              "timing, up to half a minute",
     "conversation": "examples of several speakers, one channel each",
     "timed": "streams that a model made in this run, without compiling",
     "resynthesis": "a vocoder: sound of the truth's own mel",

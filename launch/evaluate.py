@@ -3,6 +3,9 @@
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
 avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do metrics notice?
+
+
+avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
 avjax evaluate --list        every metric, with its meaning
 avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
 
@@ -29,8 +32,8 @@ from eval.run import rows
 from eval.sensitivity import job as sensitivity
 from launch import flags as launch_flags
 from launch import workers
-from launch.jobs import compare
 from launch.jobs import evaluate as jobs
+from launch.jobs.scoring import compare, watch
 
 
 def workdir_of(checkpoint):
@@ -63,6 +66,11 @@ def define_flags() -> None:
                       "models made and of the truth: OUT/media/SPLIT/VARIANT/ID.mp4 and .wav.")
     flags.DEFINE_string("ranked_by", "", "The metric that tells the best, the median and the worst "
                         "example; default the first of the table that is a mean over examples.")
+    flags.DEFINE_bool("watch", False, "Score every checkpoint of the workdir as it appears, into "
+                      "OUT/step_N, until the training's last step is scored; OUT/history.jsonl.")
+    flags.DEFINE_float("watch_for", 3600.0, "Seconds without a new checkpoint after which --watch "
+                       "ends.", lower_bound=0.0)
+    flags.DEFINE_float("watch_every", 30.0, "Seconds between its looks.", lower_bound=0.1)
     flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
                       "the first, with paired intervals and p values; scores nothing.")
     flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
@@ -100,6 +108,9 @@ def main(argv):
                         hint="check the path, or train first")
     workdir = workdir_of(given)
     results = paths.folder(args.out or workdir)
+    if args.watch:
+        watched(args, given, workdir, results)
+        return
     workers.spread("launch.evaluate", str(results))
     enable_compilation_cache()
     share = workers.share(args.shard)
@@ -123,6 +134,23 @@ def alter(args) -> None:
                                   max_examples=args.config.evaluate.max_examples)
     print(sensitivity.text(results), end="")
     print(f"results: {paths.folder(args.out) / sensitivity.NAME}.json, .txt, .png")
+
+
+def watched(args, given, workdir, results) -> None:
+    """--watch: by this process alone. Exit code 3 where examples of a step failed."""
+    if args.processes or args.shard or workers.share(None) != rows.WHOLE:
+        raise UserError("one process watches, with all its devices", where="--watch",
+                        hint="leave --processes and --shard out, or score one step by many: "
+                        "--checkpoint=WORKDIR/checkpoints/STEP")
+    if paths.is_remote(workdir) or given.parent.name == checkpoints.FOLDER:
+        raise UserError("a workdir of this machine is needed", where="--watch",
+                        found=f"--checkpoint={args.checkpoint}",
+                        hint="mount the bucket as a folder, or leave the step out")
+    enable_compilation_cache()
+    if not watch.watch(args.config, workdir, results, splits=args.split, idle=args.watch_for,
+                       every=args.watch_every, keep_media=args.keep_media,
+                       ranked_by=args.ranked_by):
+        sys.exit(PARTIAL)
 
 
 def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:

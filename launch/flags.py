@@ -6,6 +6,7 @@ Everything wrong with a command line becomes one line that names the nearest val
 
 import contextlib
 import gc
+import math
 import os
 import sys
 import traceback
@@ -101,6 +102,11 @@ def parse_flags(argv: Sequence[str], *, needs_config: bool = True) -> list[str]:
     except flags.Error as error:
         raise UserError("the command line is not valid", found=str(error),
                         hint="--help lists the flags") from error
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError("no number", where=f"--{name}", expected="a finite one",
+                            found=str(value))
     if len(rest) > 1:
         raise UserError("the command line is not valid", found=f"stray argument {rest[1]!r}",
                         expected="--flag=value", hint="--help lists the flags")

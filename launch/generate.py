@@ -30,8 +30,8 @@ printed on standard error and kept in OUT.json (of a pipe in WORKDIR/stream.json
 
 --requests=FILE generates many: a JSON
 object a line, {"id": "a", "text": "..."}, written to OUT/a.wav etc.; the same command continues
-where it was interrupted. One that cannot be made is left out, and the exit code is then 2. All
-devices share the requests, and all hosts that the job was started on
+where it was interrupted. One that fails is told, OUT/ID.json says why, the others are made, and the
+exit code is then 2. All devices share the requests, and all hosts that the job was started on
 (or --processes=N, --shard=I/N). With --stream, --batch_size of them (4) are written at once while
 they are made, on one device, and OUT/ID.json says how each went.
 
@@ -58,6 +58,7 @@ from launch import workers
 from launch.jobs import generate as jobs
 from launch.jobs import targets
 from launch.jobs.requests import files as requests_files
+from launch.jobs.requests import run as requests_run
 
 DEFINE = {str: flags.DEFINE_string, float: flags.DEFINE_float, int: flags.DEFINE_integer,
           bool: flags.DEFINE_bool}
@@ -191,7 +192,7 @@ def requests(args, workdir: str, out, settings: dict, inputs: dict) -> None:
     file = lock.beside(out.with_name(f"{out.name}-{share[0]}-of-{share[1]}"))
     with lock.hold(file, "the outputs", out), remote.at_hand(workdir, settings["step"]) as here:
         try:
-            made, skipped = jobs.generate_requests(
+            made, skipped = requests_run.run(
                 here, args.requests, args.out or here / "samples", share=share,
                 batch_size=args.batch_size, save_latents=args.save_latents, streamed=streamed,
                 **settings)

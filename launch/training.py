@@ -15,7 +15,7 @@ from avjax.errors import UserError
 from avjax.hosts import distributed, environment
 from avjax.hosts.ownership import sole_writer
 from avjax.sharding.mesh import batch_share, make_mesh
-from avjax.storage import paths
+from avjax.storage import paths, records
 from avjax.systems import api
 from avjax.training import loop, start
 from avjax.training.evaluators import HeldOutLoss
@@ -45,7 +45,7 @@ def _run_training(config: ConfigDict, workdir: Path) -> loop.Result:
     system = api.build(config.system)
     check_resumable(config, workdir)
     if (workdir / RECIPES_FILE).is_file():
-        check_recipes(dataset, json.loads((workdir / RECIPES_FILE).read_text()),
+        check_recipes(dataset, records.read_json(workdir / RECIPES_FILE),
                       system.example_spec, workdir)
 
     check_warm_start(config, system, dataset, workdir)

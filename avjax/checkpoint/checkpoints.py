@@ -37,14 +37,14 @@ from avjax.checkpoint.files import (
     steps_in,
     write_checksums,
 )
-from avjax.checkpoint.loading import load, load_meta, load_params, warm_start
+from avjax.checkpoint.loading import Damaged, load, load_meta, load_params, warm_start
 from avjax.errors import StorageError, UserError
 from avjax.hosts import distributed
 from avjax.hosts.peers import first_line
 from avjax.storage import failures, paths
 
-__all__ = ["BROKEN", "FOLDER", "Checkpoints", "host_bytes", "load", "load_meta", "load_params",
-           "read_meta", "resolve", "warm_start"]
+__all__ = ["BROKEN", "FOLDER", "Checkpoints", "Damaged", "host_bytes", "load", "load_meta",
+           "load_params", "read_meta", "resolve", "steps_in", "warm_start"]
 
 BROKEN = "checkpoints_broken"
 _DISK_MARGIN = 1.2  # free space required before a save, in sizes of the state

@@ -34,6 +34,10 @@ from avjax.sharding.rules import named_leaves
 from avjax.storage import paths
 
 
+class Damaged(UserError):
+    """No whole checkpoint is left of those asked for."""
+
+
 def load_params(path: str | Path, system, which: str = "ema", step: int | str | None = None) -> Any:
     """Parameters for generation, evaluation or extraction; see `load`."""
     return load(path, system, which, step)[0]
@@ -69,8 +73,8 @@ def load(path: str | Path, system, which: str = "ema",
         except Broken as error:
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", candidate, error)
-    raise UserError("the checkpoint is broken", where=str(newest), found=str(problem),
-                    hint="use another checkpoint")
+    raise Damaged("the checkpoint is broken", where=str(newest), found=str(problem),
+                  hint="use another checkpoint")
 
 
 def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",), into: str = "",

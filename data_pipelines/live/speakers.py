@@ -1,7 +1,8 @@
 """Sound and pictures of all who speak, as packets that can be written at once."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,19 +21,26 @@ class Packet:
 
 class Speakers:
     """All speakers of a prompt: the streams of a chunk in, a packet out. Their sound is mixed,
-    their pictures stand side by side; a picture leaves when the sound until its end has left, so
-    that a film of them is one at any time.
+    their pictures stand side by side, or are those of the film that is dubbed; a picture leaves
+    when the sound until its end has left, so that a film of them is one at any time.
 
     Args:
       decoder: of the workdir.
-      prompt: whose faces are drawn.
+      prompt: whose faces are drawn, or what is shown instead.
       settings: of the vocoder.
       draws: whether pictures are wanted.
+
+    Attributes:
+      fps: pictures a second.
     """
 
     def __init__(self, decoder: decode.Decoder, prompt: Prompt, settings: parts.Settings,
                  draws: bool):
-        self._decoder, self._rate, self._fps = decoder, decoder.sample_rate, decoder.fps
+        self._decoder, self._rate, self.fps = decoder, decoder.sample_rate, decoder.fps
+        self._film: Iterator[np.ndarray] | None = None
+        if draws and prompt.shown:
+            self.fps, self._film = prompt.shown()
+            draws = False
         count = max(1, len(prompt.speakers))
         self._sounds = [parts.Sound(decoder, settings) for _ in range(count)]
         paints = decoder.family.paints_on(prompt.given)
@@ -66,7 +74,7 @@ class Speakers:
         packet = self._packet([s.finish() for s in self._sounds],
                               [list(p.finish()) for p in self._drawn])
         if self._last is not None:
-            missing = max(1, round(self._heard / self._rate * self._fps)) - self._seen
+            missing = max(1, round(self._heard / self._rate * self.fps)) - self._seen
             packet.pictures += [self._last] * missing
         return packet
 
@@ -79,11 +87,15 @@ class Speakers:
         self._heard += count
         for waiting, new in zip(self._waiting, drawn, strict=True):
             waiting += new
-        ready = min([*map(len, self._waiting),
-                     round(self._heard / self._rate * self._fps) - self._seen]) if drawn else 0
-        pictures = [np.concatenate([w[k] for w in self._waiting], axis=1) for k in range(ready)]
-        for waiting in self._waiting:
-            del waiting[:ready]
-        self._seen += ready
+        due = round(self._heard / self._rate * self.fps) - self._seen
+        if self._film:
+            pictures = list(itertools.islice(self._film, due))
+        else:
+            ready = min([due, *map(len, self._waiting)]) if drawn else 0
+            pictures = [np.concatenate([w[k] for w in self._waiting], axis=1)
+                        for k in range(ready)]
+            for waiting in self._waiting:
+                del waiting[:ready]
+        self._seen += len(pictures)
         self._last = pictures[-1] if pictures else self._last
         return Packet(np.clip(mix_N, -1.0, 1.0), pictures)

@@ -10,6 +10,10 @@ Variants of every held-out dialogue, by the same code:
     shuffled   another dialogue of the split, cut or looped to the truth's length
     mean       the mean frame of the training split
     blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
+Each speaker's channel is also heard alone, and its pictures are seen alone (see
+eval.benchmarks.common.speakers): MCD of what has the truth's timing, words of puppets, and what
+published networks say. The shuffled baseline has the other dialogue's sound.
+
 Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where
 it is not known. Lips are scored where the face code tells their aperture (that of puppets does), or
 landmarks of the pictures do, of clips that have them.
@@ -22,25 +26,35 @@ in themselves): what the measure is worth when the reaction is to something else
 """
 
 import functools
+import json
 
 import numpy as np
 
 from avjax.encoders import portrait
 from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
+from avjax.signal.resample import resampled
+from avjax.storage import failures
 from avjax.systems.api import stream_names
+from data_pipelines.features.common.clips import to_float
+from data_pipelines.features.tavid import script
+from data_pipelines.features.tavid.conversations import speaker_prefixes
+from eval.benchmarks.common import speakers
 from eval.benchmarks.common.base import Benchmark as Base
 from eval.benchmarks.common.targets import Targets
 from eval.data.clips import fit
 from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
 from eval.metrics import lips, retrieval
+from eval.metrics.intelligibility import Recogniser, words_of
 from eval.metrics.listener import STRANGERS
-from eval.registry import AUDIO, MOTION
+from eval.registry import AUDIO, MOTION, Case
 
 ENERGY = "energy"  # of the mel, which needs no waveform
 TRAINING_DIALOGUES = 16  # of the training split, that the mean frame is taken from
 MOST_CHANCE = 0.1  # of the first place, for five times as likely to mean much
 LEAST_FRAMES = 13  # half a second of listening; less is not scored
+MOST_WARPED = 30.0  # seconds; the table of a warping grows with the square
+HUM = 256  # frames of the mean frame that are made into sound
 # Rows are kept under a hash of these names: metrics that share a definition were named by it
 _ROW_NAMES = {"FD_e": "FD", "FD_h": "FD"}
 _FAMILIES_OF_ROWS = ("listening", "turn-taking", "retrieval")
@@ -52,6 +66,20 @@ def face_encoder(decoder):
     return portrait.from_recipe(decoder.recipes["faces"], decoder.codecs.get("faces"))
 
 
+def _turns(text: str, names: list[str] | None) -> list[str] | None:
+    """What each speaker says by a script, in its order; None where the text is none of theirs."""
+    try:
+        said = script.parse(text, names=names or ())
+    except UserError:
+        return None
+    out: list[list[str]] = [[] for _ in said.names]
+    for turn in said.turns:
+        out[turn.speaker].append(turn.text)
+        for small in turn.backchannels:
+            out[small.speaker].append(small.text)
+    return [" ".join(texts) for texts in out]
+
+
 def degradable(system, decoder) -> bool:
     """Whether a system makes voices, and nothing else, of portraits whose face embedding can be
     made again."""
@@ -61,7 +89,8 @@ def degradable(system, decoder) -> bool:
 
 
 class Benchmark(Base):
-    """Scores conversations from the features alone; no waveform is needed."""
+    """Scores conversations: from the features alone in the loop, else also what is heard and seen
+    of each speaker."""
 
     name = "dialogue"
     baselines = ("truth", "codec", "shuffled", "mean")
@@ -95,13 +124,30 @@ class Benchmark(Base):
         self.has_lips = decoder.face_kind == "puppet"
         if full and not self.has_lips:
             self.read_pictures("latents" in self.streams)
+        self.heard = full and set().union(*self.makes.values()) >= {"mel"}
+        self._said: dict[str, tuple[list, list]] = {}
+        self.has_words = self.heard and self.has_lips and bool(self.vocabulary)  # of puppets
 
     # ---- definitions
 
     @property
     def offers(self):
         return super().offers | {"conversation", "face", "length", "voices"} | (
-            {"lips"} if self.has_lips else set()) | ({"points"} if self.reader else set())
+            {"lips"} if self.has_lips else set()) | ({"points"} if self.reader else set()) | (
+            {"waveform", "each", "warped"} if self.heard else set()) | (
+            {"words"} if self.has_words else set()) | (
+            {"pictures", "each"} if self.full and "latents" in self.streams else set())
+
+    def offered(self, signals: Conversation, truth: Conversation) -> set[str]:
+        out = super().offered(signals, truth)
+        if AUDIO in out and (not self.aligned(signals, truth) or truth.seconds > MOST_WARPED):
+            out.discard("warped")
+        if not all(len(x.streams.get("latents", ())) for x in (signals, truth)):
+            out.discard("pictures")
+        return out
+
+    def recipe_of(self, metric):
+        return super().recipe_of(metric) | (speakers.RECIPE if speakers.of_one(metric) else {})
 
     def motion_recipe(self, part: str) -> dict:
         """Said once for all of them, under "motion"."""
@@ -138,6 +184,49 @@ class Benchmark(Base):
         rest = sorted((i for i in self.select(split, 0) if i != index), key=ids.__getitem__)
         order = self._draw(split, index).permutation(len(rest))
         return [rest[i] for i in order[:count]] or [index]
+
+    def said(self, split: str) -> tuple[list, list]:
+        """(names, what each says) of every dialogue, a list a speaker; None where its script does
+        not tell."""
+        if split not in self._said:
+            fields = tuple(n for n in ("speakers", "text") if n in self.dataset.features)
+            names, texts = [], self.labels(split)[1]
+            for index in range(len(texts)):
+                example = {}
+                with failures.tolerated(index, lambda *_: None):  # it fails when it is scored
+                    example = self._source(self.dataset, split, fields)[index]
+                names.append(json.loads(example.get("speakers", "null")))
+            self._said[split] = names, [_turns(text, of) for text, of in
+                                        zip(texts, names, strict=True)]
+        return self._said[split]
+
+    @functools.cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """All words of the corpus, held-out splits included: the recogniser's grammar."""
+        return tuple(sorted({word for split in self.dataset.splits for of in self.said(split)[1]
+                             for text in of or () for word in words_of(text)}))
+
+    @functools.cached_property
+    def recogniser(self) -> Recogniser:
+        """Of the corpus' words."""
+        return Recogniser(self.vocabulary)
+
+    def recorded(self, split: str, index: int, speaker: int) -> np.ndarray | None:
+        """A speaker's channel of the clip at `sample_rate`; None where its dataset is not at hand,
+        or the dialogue is a piece of a clip."""
+        if self.clips is None:
+            return None
+        where = self._clip_index.get(self.source(split).ids[index])
+        if where is None:
+            return None
+        field = f"{speaker_prefixes(self.clips)[speaker]}audio"
+        audio = self._source(self.clips, where[0], (field,))[where[1]][field]
+        return resampled(to_float(audio), self.clips.features[field].rate, self.sample_rate)
+
+    @functools.cached_property
+    def _clip_index(self) -> dict[str, tuple[str, int]]:
+        return {name: (split, i) for split, names in self.clips.ids.items()
+                for i, name in enumerate(names)}
 
     def pictures(self, streams, identity=None):
         """All faces side by side, (T, H, S W, 3) uint8; None where there are none."""
@@ -176,13 +265,23 @@ class Benchmark(Base):
             other = self.truth(split, self.others(split, index, 1)[0])
             streams = {k: fit(other.streams[k], len(truth.streams[k])) for k in ("mel", "motion")}
         else:
+            other = self._hum
             streams = {k: np.broadcast_to(x, (len(truth.streams[k]), *x.shape))
                        for k, x in self.mean_frame.items()}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION}, **self._read_by)
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, like=other, **self._read_by)
+
+    @functools.cached_property
+    def _hum(self) -> Conversation:
+        """The mean frame, long enough to be heard."""
+        mel_TSB = np.repeat(self.mean_frame["mel"][None], HUM, 0)
+        return Conversation(self.decoder, {"mel": mel_TSB}, {AUDIO}, **self._read_by)
 
     @property
     def _read_by(self) -> dict:
-        return {"detector": self.detector, "reader": self.reader}
+        return {"detector": self.detector, "reader": self.reader, "hear": self._hear}
+
+    def _hear(self, wave_N: np.ndarray, rate: int) -> str:
+        return self.recogniser.transcribe(wave_N, rate)
 
     @functools.cached_property
     def mean_frame(self) -> dict[str, np.ndarray]:
@@ -195,6 +294,14 @@ class Benchmark(Base):
         return {k: np.repeat(x[None], speakers, 0) for k, x in means.items()}
 
     # ---- scores
+
+    def _made_by(self, kind, split, index, signals):
+        case, out = Case(self, split, index, signals, self.truth(split, index)), {}
+        for function in self._functions(kind, [m for m in self.metrics if not speakers.of_one(m)],
+                                        case):
+            out |= function(case)
+        functions = self._functions(kind, list(filter(speakers.of_one, self.metrics)), case)
+        return out | (speakers.scored(self, functions, case) if functions else {})
 
     def aligned(self, signals: Conversation, truth: Conversation) -> bool:
         """Not if the variant decided its own timing, even at equal length."""

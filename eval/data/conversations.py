@@ -4,6 +4,7 @@ Suffixes: S speakers, T frames at 25 Hz, M face code followed by pose, B mel ban
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from avjax.signal import mel, rates
 from avjax.signal.runs import intervals
 from data_pipelines.media.facial import signals
 from data_pipelines.puppets import face_code
+from eval.data.clips import fit
 from eval.registry import AUDIO, MOTION
 
 FPS = rates.FRAMES
@@ -32,15 +34,19 @@ class Conversation:
         the truth's.
       detector: the voice activity, of the sound that the mel makes; None: energy, of the mel.
       reader: eval.data.pictured.Reader of real faces.
+      like: a Conversation whose sound it has, cut or looped to its own length, and whose words.
+      hear: (samples, rate) -> words, where a recogniser knows the corpus' words.
     """
 
     def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
-                 own_timing: bool = False, detector: Detector | None = None, reader=None):
+                 own_timing: bool = False, detector: Detector | None = None, reader=None,
+                 like: "Conversation | None" = None, hear: Callable | None = None):
         self.decoder = decoder
         self.streams = streams
         self.scored = scored
         self.own_timing = own_timing
         self.detector, self.reader = detector, reader
+        self.like, self.hear = like, hear
         self.own_length = AUDIO in scored
         self.computed_s: float | None = None  # that making it took, where that was measured
         self.has_audio = len(streams.get("mel", ())) > 0
@@ -51,7 +57,25 @@ class Conversation:
         """The streams of every speaker."""
         return self.decoder.speakers(self.streams)
 
+    @functools.cached_property
+    def alone(self) -> list["Speaker"]:
+        """What is heard and seen of each of them."""
+        return [Speaker(self, number) for number in range(len(self.speakers))]
+
+    @property
+    def transcript(self) -> str:
+        """Words heard of each, one after the other."""
+        return " / ".join(speaker.transcript for speaker in self.alone)
+
     # ---- sound
+
+    @functools.cached_property
+    def channels(self) -> list[np.ndarray]:
+        """Samples in [-1, 1] of every speaker, at the decoder's rate."""
+        if self.like is not None:
+            samples = len(self.mel_STB[0]) * mel.RECIPE["hop"]
+            return [fit(x, samples) for x in self.like.channels]
+        return [np.asarray(self.decoder.waveform(x), np.float32) for x in self.speakers]
 
     @functools.cached_property
     def mel_STB(self) -> list[np.ndarray]:
@@ -76,8 +100,7 @@ class Conversation:
     def speech(self) -> list[np.ndarray]:
         """(K, 2) ms intervals of speech of every channel."""
         if self.detector:
-            seconds = self.detector([self.decoder.waveform(x) for x in self.speakers],
-                                    self.decoder.sample_rate)
+            seconds = self.detector(self.channels, self.decoder.sample_rate)
         else:
             seconds = [intervals(energy.loud(mel.denormalise(x))) / self.mel_rate
                        for x in self.mel_STB]
@@ -96,8 +119,7 @@ class Conversation:
     @functools.cached_property
     def waveform(self) -> np.ndarray:
         """The mix of all channels."""
-        channels = [self.decoder.waveform(speaker) for speaker in self.speakers]
-        mixed = np.sum([x[:min(map(len, channels))] for x in channels], axis=0)
+        mixed = np.sum([x[:min(map(len, self.channels))] for x in self.channels], axis=0)
         return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
     # ---- motion
@@ -154,6 +176,33 @@ class Conversation:
     @property
     def seconds(self) -> float:
         return self.total_ms / 1000 if self.has_audio else len(self.motion_STM[0]) / FPS
+
+
+class Speaker:
+    """One speaker of a Conversation, as metrics of clips ask for it."""
+
+    def __init__(self, conversation: Conversation, speaker: int):
+        self._all, self._number = conversation, speaker
+        self.streams = conversation.speakers[speaker]
+        self.scored, self.own_timing = conversation.scored, conversation.own_timing
+        self.has_audio, self.has_motion = conversation.has_audio, conversation.has_motion
+        self.seen: dict[str, np.ndarray] = {}  # {network: what it makes of the pictures}
+
+    @property
+    def seconds(self) -> float:
+        return self._all.seconds
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """Samples in [-1, 1] at the decoder's rate."""
+        return self._all.channels[self._number]
+
+    @functools.cached_property
+    def transcript(self) -> str:
+        """Words heard."""
+        if self._all.like is not None:
+            return self._all.like.alone[self._number].transcript
+        return self._all.hear(self.waveform, self._all.decoder.sample_rate)
 
 
 def made_kinds(streams, made) -> set[str]:

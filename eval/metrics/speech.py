@@ -148,11 +148,11 @@ declare("mel_L1_dtw", "down", "mean error of the mel spectrogram after time warp
         recipe=lambda benchmark: RECIPE["mel_L1"] | alignment.RECIPE,
         needs=("audio", "clip", "free"), in_loop=True, of_shuffled=True)
 declare("MCD", "down", "mel-cepstral distance after time warping", family="sound",
-        score=_mcd, needs=("audio", "waveform"),
+        score=_mcd, needs=("audio", "waveform", "warped"),
         recipe=lambda benchmark: _mcd_recipe(benchmark,
                                                     "ground truth through the same codec"))
 declare("MCD_audio", "down", "mel-cepstral distance from the clip's own audio", family="sound",
-        score=_mcd_audio, needs=("audio", "waveform"),
+        score=_mcd_audio, needs=("audio", "waveform", "warped"),
         recipe=lambda benchmark: _mcd_recipe(benchmark, "the clip's own audio"))
 declare("MRSTFT", "down", "distance of spectra at three resolutions from the recording",
         family="sound", score=_mrstft, recipe=lambda benchmark: RECIPE["MRSTFT"],

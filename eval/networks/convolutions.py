@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from avjax.nn import sliding
 from avjax.weights import names
 
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -114,16 +115,17 @@ def run(params: Mapping[str, Any], chain: Chain, x_BC: jax.Array) -> jax.Array:
 
 def convolved(layer: Mapping[str, Any], x_BC: jax.Array, step: Conv) -> jax.Array:
     """(B, ..., C) -> (B, ..., C), with its bias."""
-    axes = "DHW"[-len(step.kernel):]
-    return lax.conv_general_dilated(
-        x_BC, layer["kernel"], (step.stride,) * len(axes), step.padding,
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C")) + layer["bias"]
+    strides = (step.stride,) * len(step.kernel)
+    if len(strides) == 3:
+        return sliding.convolve(x_BC, layer["kernel"], strides, step.padding) + layer["bias"]
+    return lax.conv_general_dilated(x_BC, layer["kernel"], strides, step.padding,
+                                    dimension_numbers=("NHWC", "HWIO", "NHWC")) + layer["bias"]
 
 
 def _pooled(step: Pool, x_BC):
-    window, stride = (1, *step.window, 1), (1, *step.stride, 1)
     if step.kind == "max":
-        return lax.reduce_window(x_BC, -jnp.inf, lax.max, window, stride, step.padding)
+        return sliding.largest(x_BC, step.window, step.stride, step.padding)
+    window, stride = (1, *step.window, 1), (1, *step.stride, 1)
     total = lax.reduce_window(x_BC, 0.0, lax.add, window, stride, step.padding)
     return total / lax.reduce_window(jnp.ones_like(x_BC[:1, ..., :1]), 0.0, lax.add, window,
                                      stride, step.padding)

@@ -6,10 +6,12 @@ Nothing is fetched: a file that is not there leaves the metrics that need it out
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from avjax.encoders.voices import ge2e
 from avjax.errors import UserError
 from avjax.weights.reader import file_sha256
 
@@ -24,12 +26,14 @@ class Network:
       licence: that they give, "" where none is known.
       module: of eval/networks; its `load(path)` gives what metrics call. UserError there for a
         file of another network, with every array that is missing, left over or of another shape.
+      package: that carries the file; where it is installed, the folder need not have it.
     """
 
     files: tuple[str, ...]
     where: str
     licence: str
     module: str
+    package: str = ""
 
     @property
     def wanted(self) -> str:
@@ -53,11 +57,13 @@ TABLE: dict[str, Network] = {
                             "download.pytorch.org/torchaudio/models; "
                             "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
                             "wav2vec2_ctc"),
+    "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0", "ge2e",
+                    "resemblyzer"),
 }
 
 
 class Networks:
-    """Those of TABLE whose file lies in a folder.
+    """Those of TABLE whose file lies in a folder, or in an installed package.
 
     Args:
       folder: of `--networks`; "" has none.
@@ -78,7 +84,8 @@ class Networks:
                             found="a file" if place.exists() else "nothing",
                             hint="give the folder that the files were saved in")
         for name, network in TABLE.items():
-            found = [place / file for file in network.files if (place / file).is_file()]
+            places = [place, *_installed(network.package)]
+            found = [p / file for p in places for file in network.files if (p / file).is_file()]
             if found:
                 self.paths[name] = found[0]
 
@@ -102,6 +109,12 @@ class Networks:
         found = {name: {"file": self.paths[name].name, "sha256": _sha256(self.paths[name])}
                  for name in names}
         return {"networks": found} if found else {}
+
+
+def _installed(package: str) -> list[pathlib.Path]:
+    """Where an installed package lies; it is not imported."""
+    spec = importlib.util.find_spec(package) if package else None
+    return [pathlib.Path(x).parent for x in spec.submodule_search_locations or ()] if spec else []
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import Mesh
 from scipy import fft
 
+from avjax.nn import sliding
 from avjax.sharding import rows
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
@@ -66,11 +67,9 @@ def import_params(state: dict[str, np.ndarray], where: str = "") -> dict:
             scale = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + _BN_EPS)
             kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
             bias = (bias - state[f"{norm}.running_mean"]) * scale + state[f"{norm}.bias"]
-        if kernel.ndim == 5:  # time and channels lie on one axis
-            out, C, K, *window = kernel.shape
-            kernel = kernel.transpose(0, 2, 1, 3, 4).reshape(out, K * C, *window)
-        params[layer] = {"kernel": (kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4
-                                    else kernel.T), "bias": bias}
+        if kernel.ndim == 5 and kernel.shape[2] == 1:  # of a single picture
+            kernel = kernel[:, :, 0]
+        params[layer] = {"kernel": np.moveaxis(kernel, (1, 0), (-2, -1)), "bias": bias}
     return params
 
 
@@ -113,16 +112,19 @@ def _expected(state) -> dict[str, names.Shape]:
 # ---- networks
 
 def convolved(params: dict, x_BHXC, tower) -> Iterator[jax.Array]:
-    """The maps behind every layer of a tower (convolution, rectifier, max pool)."""
+    """The maps behind every layer of a tower (convolution, rectifier, max pool); B are pictures in
+    time for one that begins with a kernel over time, and come out as windows."""
     for layer, _, stride, pad, pool in tower:
-        x_BHXC = lax.conv_general_dilated(
-            x_BHXC, params[layer]["kernel"], (stride, stride), [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC")) + params[layer]["bias"]
-        x_BHXC = jax.nn.relu(x_BHXC)
+        kernel, bias = params[layer]["kernel"], params[layer]["bias"]
+        if kernel.ndim == 5:
+            x_BHXC = sliding.convolve(x_BHXC[None], kernel, (1, stride, stride), "VALID")[0]
+        else:
+            x_BHXC = lax.conv_general_dilated(x_BHXC, kernel, (stride, stride), [(pad, pad)] * 2,
+                                              dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x_BHXC = jax.nn.relu(x_BHXC + bias)
         if pool:
             window, strides, pad = pool
-            x_BHXC = lax.reduce_window(x_BHXC, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1),
-                                       [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+            x_BHXC = sliding.largest(x_BHXC, window, strides, [(pad, pad)] * 2)
         yield x_BHXC
 
 
@@ -139,16 +141,10 @@ def embed_sound(params: dict, mfcc_WMK):
         return _headed(params, x, "netfcaud")
 
 
-def windows_of(pictures_THXC):
-    """(T, H, X, 3) -> (T - 4, H, X, 15): each picture and the four behind it."""
-    count = len(pictures_THXC) - PICTURES + 1
-    return jnp.concatenate([pictures_THXC[k:k + count] for k in range(PICTURES)], axis=-1)
-
-
 def embed_lips(params: dict, pictures_THXC):
     """(T, 224, 224, 3) pictures, BGR, 0 to 255 -> (T - 4, E)."""
     with jax.default_matmul_precision("float32"):
-        *_, x = convolved(params, windows_of(pictures_THXC).astype(jnp.float32), LIPS)
+        *_, x = convolved(params, pictures_THXC.astype(jnp.float32), LIPS)
         return _headed(params, x, "netfclip")
 
 

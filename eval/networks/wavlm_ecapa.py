@@ -18,11 +18,10 @@ KEPT = 256  # embeddings: every variant is held against the same recordings
 
 
 class Voices:
-    """Waveforms -> unit vectors of who speaks in them. UserError: the file is of another
-    network."""
+    """Waveforms -> unit vectors of who speaks in them, by an encoder of avjax/encoders/voices."""
 
-    def __init__(self, path):
-        self._encoder = WavlmEcapa(str(path))
+    def __init__(self, encoder):
+        self._encoder = encoder
         self._kept: OrderedDict[bytes, np.ndarray | None] = OrderedDict()
 
     def __call__(self, waves: Sequence[np.ndarray], rate: int) -> list[np.ndarray | None]:
@@ -50,4 +49,6 @@ class Voices:
             return None
 
 
-load = Voices
+def load(path) -> Voices:
+    """Of a published file. UserError: unreadable, or of another network."""
+    return Voices(WavlmEcapa(str(path)))

@@ -69,7 +69,8 @@ class Run:
     Args:
       benchmark: eval.benchmarks.*.Benchmark.
       generator, params: the system and its parameters.
-      out_dir: folder of the rows, results.frames/ and results.json.
+      out_dir: folder of results.json and the media.
+      rows_dir: folder of the rows and results.frames/; default `out_dir`.
       splits: names of the dataset's splits.
       max_examples: a split's examples to score, a fixed random subset; 0 = all.
       share: (k, n): of the examples in the order of their ids, the k-th of every n is this
@@ -82,7 +83,7 @@ class Run:
 
     def __init__(self, benchmark, generator: Generator, params, out_dir, *, splits: Iterable[str],
                  max_examples: int = 0, share: Share = WHOLE, keep_media: bool = False,
-                 ranked_by: str = ""):
+                 ranked_by: str = "", rows_dir=None):
         self.benchmark, self.generator, self.params = benchmark, generator, params
         self.out_dir, self.share = pathlib.Path(out_dir), share
         self.indices: dict[str, list[int]] = {}
@@ -96,7 +97,8 @@ class Run:
         self.keeps = {*benchmark.models, TRUTH} if keep_media else set()
         self.ranked_by = check_rank(ranked_by).name if ranked_by else ""
         self._first_error: Exception | None = None
-        self.rows = Rows(out_dir, share)
+        self.rows = Rows(rows_dir or out_dir, share)
+        self.out_dir.mkdir(parents=True, exist_ok=True)
         self.params_hash = fingerprint(params)
         self.sampler = {"seed": generator.seed,
                         "system": _system_recipe(generator.system)} | environment.unusual()

@@ -1,6 +1,7 @@
 """Evaluation of a checkpoint on held-out splits."""
 
 import pathlib
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,7 +19,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from eval import benchmarks
 from eval.report import page, tables
-from eval.run import failed, ranked, runner
+from eval.run import failed, ranked, runner, steps
 from eval.run.rows import WHOLE, Share, lock_file
 from launch import data
 from launch import flags as launch_flags
@@ -52,6 +53,32 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
     return benchmark, dataset
 
 
+class Opened(NamedTuple):
+    """What scores the checkpoints of one job, opened once."""
+
+    benchmark: Any
+    dataset: Any
+    sampler: Generator
+    splits: tuple[str, ...]
+
+
+def opened(config, workdir, splits=None) -> Opened:
+    """UserError: no benchmark or dataset, an unknown split, recipes that differ."""
+    system = api.build(config.system)
+    benchmark, dataset = open_benchmark(config, workdir)
+    if told := data.said(config.data):
+        print(told)
+    runner.check(system, dataset)
+    splits = tuple(splits or config.evaluate.splits)
+    if not splits:
+        raise UserError("no split to score", where="config.evaluate.splits", found="()",
+                        expected=" or ".join(dataset.splits), hint="--split=NAME")
+    for split in splits:
+        runner.check_split(dataset, split)
+    return Opened(benchmark, dataset, Generator(system, batch_size=config.evaluate.batch_size,
+                                                seed=benchmark.seed, mesh=local_mesh()), splits)
+
+
 def check(config, workdir) -> None:
     """UserError for what would keep `evaluate` from scoring this experiment once it is trained."""
     _, dataset = open_benchmark(config, workdir)
@@ -60,7 +87,8 @@ def check(config, workdir) -> None:
 
 def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
              progress: bool = True, share: Share = WHOLE, merge: bool = True,
-             keep_media: bool = False, ranked_by: str = "") -> dict | None:
+             keep_media: bool = False, ranked_by: str = "", root=None,
+             using: Opened | None = None) -> dict | None:
     """Scores parameters on `splits`, writes results.json and report.html, prints the table.
 
     Args:
@@ -75,6 +103,9 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
         last one merges all rows.
       merge: False only scores.
       keep_media, ranked_by: see eval.run.runner.Run.
+      root: where `out` holds one of several steps: the folder of all steps' rows, of their history
+        and of the report, which is of the last one; default `out`.
+      using: from `opened`, for several checkpoints of one job.
 
     Returns:
       The contents of results.json, which lists examples that failed. None if rows of other shares
@@ -86,49 +117,41 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     """
     workdir = pathlib.Path(workdir)
     out = pathlib.Path(out) if out else workdir
-    system = api.build(config.system)
-    benchmark, dataset = open_benchmark(config, workdir)
-    if told := data.said(config.data):
-        print(told)
-    runner.check(system, dataset)
-    splits = tuple(splits or config.evaluate.splits)
-    if not splits:
-        raise UserError("no split to score", where="config.evaluate.splits", found="()",
-                        expected=" or ".join(dataset.splits), hint="--split=NAME")
-    for split in splits:
-        runner.check_split(dataset, split)
+    root = pathlib.Path(root) if root else out
+    benchmark, dataset, sampler, splits = using or opened(config, workdir, splits)
     meta: dict = {"name": config.name, "seed": int(config.evaluate.seed)}
     if params is None:
-        checkpoint = checkpoint or workdir
+        checkpoint, system = checkpoint or workdir, sampler.system
         params, saved = checkpoints.load(checkpoint, system)
         check_recipes(dataset, saved.get("recipes", {}), system.example_spec, checkpoint)
         meta |= {"step": saved.get("step")}
     meta |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
-    sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
-                        mesh=local_mesh())
     made: dict = {}
-    with lock.hold(out.absolute() / lock_file(share), "the results in", out):
+    patience = PATIENCE if root != out else 0.0  # the end of the training may score there, too
+    with lock.hold(root.absolute() / lock_file(share), "the results in", root, wait=patience):
         run = runner.Run(benchmark, sampler, params, out, splits=splits, share=share,
                          max_examples=config.evaluate.max_examples, keep_media=keep_media,
-                         ranked_by=ranked_by)
+                         ranked_by=ranked_by, rows_dir=root)
         run.score(progress=progress, made=made)
         if not merge:
             return None
-        with lock.hold(out.absolute() / lock.RESULTS, "the results in", out, wait=PATIENCE):
+        with lock.hold(root.absolute() / lock.RESULTS, "the results in", root, wait=PATIENCE):
             results = run.results(meta)
             if results is None:
                 return None
-            if share == WHOLE or not page.shows(out, results):
+            if root != out:
+                steps.add(root, results)
+            if share == WHOLE or not page.shows(root, results):
                 shown = runner.samples(benchmark, sampler, params, splits, made=made,
                                        failed=results["failed"])
-                page.write(out, results, shown, workdir)
+                page.write(root, results, shown, workdir)
     print(tables.table(results))
     print(f"sound of mel: {benchmark.decoder.sound_by}")
     for names, need in benchmark.not_measured.items():
         print(f"not measured: {names}; needs: {need}")
     for line in (*ranked.lines(results), *failed.lines(results)):
         print(line)
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
+    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {root / page.REPORT_FILE}")
     return results
 
 

@@ -1,13 +1,10 @@
-"""Generation with a trained avatar: one request, or a file of them."""
+"""Generation with a trained avatar: one request (launch/jobs/requests has files of them)."""
 
-import itertools
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -15,9 +12,8 @@ from tqdm import tqdm
 from avjax.checkpoint import checkpoints
 from avjax.errors import UserError
 from avjax.inference.generator import Generator, Item, Speech
-from avjax.inference.local import local_mesh
 from avjax.inference.progress import Progress
-from avjax.storage import atomic
+from avjax.storage import records
 from avjax.systems import api
 from configs import base
 from data_pipelines import decode, prompting
@@ -27,8 +23,6 @@ from data_pipelines.prompting import Prompt
 from launch import data
 from launch import flags as launch_flags
 from launch.jobs import live, targets, video
-from launch.jobs.requests import files as requests_files
-from launch.jobs.requests import live as live_several
 
 ITERATIONS = 60  # of Griffin-Lim, where sound is kept
 Streams = dict[str, np.ndarray]
@@ -88,41 +82,37 @@ class Avatar:
 
     def generate(self, prompt: Prompt) -> Streams:
         """The streams of one prompt, with progress where it takes steps."""
-        if self._in_steps(prompt):
-            out = self._in_pieces(prompt)
-        else:
-            [(_, out, _)] = self.generator.batches(self.params, [item_of(prompt)], prompt.task)
+        [(_, out)] = self.generate_all({"": prompt})
         return self.finish(prompt, out)
 
     def generate_all(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
-        """Yields (id, streams) for {id: prompt}, in batches where the system allows it."""
+        """Yields (id, what `finish` takes) for {id: prompt}, in batches where the system allows
+        it."""
         batches: dict[str, list] = {}
         long: dict[str, dict] = {}
         for name, prompt in prompts.items():
             if not self._in_steps(prompt):
                 batches.setdefault(prompt.task, []).append((name, prompt))
-            elif self.system.steps(prompt.task) is None:
+            elif len(prompts) > 1 and self.system.steps(prompt.task) is None:
                 long.setdefault(prompt.task, {})[name] = prompt
             else:
-                yield name, self.generate(prompt)
+                yield name, self._in_pieces(prompt)
         for members in long.values():
             yield from self._long(members)
         for task, members in batches.items():
             numbers = {str(k): member for k, member in enumerate(members)}
             items = (item_of(prompt, tag=k) for k, (_, prompt) in numbers.items())
             for tag, out, _ in self.generator.batches(self.params, items, task):
-                name, prompt = numbers[tag]
-                yield name, self.finish(prompt, out)
+                yield numbers[tag][0], out
 
     def _long(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[str, Streams]]:
-        """(id, streams) of prompts of one task that are made in pieces, several at once."""
+        """`generate_all` of prompts of one task that are made in pieces, several at once."""
         made: dict[str, list] = {}
         for name, chunk in self.stream_several(prompts):
             if chunk is not None:
                 made.setdefault(name, []).append(chunk)
             else:
-                out = Progress(self.system, iter(made.pop(name))).result
-                yield name, self.finish(prompts[name], out)
+                yield name, Progress(self.system, iter(made.pop(name))).result
 
     def stream_several(self, prompts: Mapping[str, Prompt], rows: int = 0):
         """(id, chunk) of prompts of one task, see `Generator.stream_several`."""
@@ -239,96 +229,6 @@ def stream_settings(config, **given: int) -> ConfigDict:
     return settings
 
 
-def generate_requests(workdir, requests, out, *, share: tuple[int, int] = (0, 1),
-                      batch_size: int = 0, save_latents: bool = False,
-                      streamed: Mapping[str, Any] | None = None, **settings) -> tuple[int, int]:
-    """Generates a file of requests with all devices of this machine; returns (made, skipped).
-
-    Every request becomes OUT/ID.wav etc. and, last, OUT/ID.json, which says what it was made from:
-    a request whose file is there, of the same request and settings, is skipped. Streamed, on one
-    device, it says how that went too, under "stream".
-
-    Args:
-      requests: file with a JSON object a line: "id", and inputs that the system takes.
-      out: folder.
-      share: (k, n): the k-th of every n requests is this process' own.
-      batch_size: requests at a time; 0 = one a device; streamed, `live_several.ROWS`.
-      streamed: writes them while they are made: {"format": of `targets.targets`, "chunk",
-        "vocoder_block", "vocoder_ahead": as of `stream`}.
-      settings: of `Avatar`.
-
-    Raises UserError for a file that is none, `NotMade` for requests that cannot be, once all others
-    are.
-    """
-    wanted = requests_files.read_requests(pathlib.Path(requests))
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    index, count = share
-    own = dict(itertools.islice(wanted.items(), index, None, count))
-    made_by = {"workdir": str(pathlib.Path(workdir).absolute())} | {
-        name: value for name, value in settings.items() if value} | (
-        {"streamed": dict(streamed)} if streamed is not None else {})
-    todo = {name: request for name, request in own.items()
-            if requests_files.done_before(out, name) != {"request": request, "settings": made_by}}
-    if not todo:
-        return 0, len(own)
-    avatar = Avatar(workdir, batch_size=batch_size or len(jax.local_devices()), mesh=local_mesh(),
-                    **settings)
-    prompts, left_out = {}, {}
-    for name, request in todo.items():
-        try:
-            prompt = avatar.prompt(**request)
-            if streamed is not None:
-                live.check_streams(avatar, prompt)
-        except UserError as error:
-            left_out[name] = error
-            say([f"left out, request {name!r}: {error}"])
-        else:
-            prompts[name] = prompt
-            say(f"{name}: {line}" for line in prompt.remarks)
-
-    def record(name: str, **told) -> None:
-        if prompts[name].texts:
-            told = {"pieces": len(prompts[name].pieces)} | told
-        atomic.write(requests_files.record_file(out, name), json.dumps(
-            {"request": todo[name], "settings": made_by} | told))
-
-    if streamed is not None:
-        _stream_requests(avatar, prompts, out, record, batch_size, **streamed)
-    else:
-        _write_requests(avatar, prompts, out, record, save_latents)
-    if left_out:
-        raise requests_files.NotMade(requests, left_out, len(todo))
-    return len(todo), len(own) - len(todo)
-
-
-def _write_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib.Path, record,
-                    save_latents: bool) -> None:
-    bar = tqdm(total=len(prompts), unit="request", file=sys.stderr, desc="generating")
-    with bar:
-        for name, streams in avatar.generate_all(prompts):
-            files = video.write(out / name, streams, avatar.decoder, prompts[name], save_latents)
-            record(name, files=sorted(path.name for path in files.values()))
-            bar.update()
-
-
-def _stream_requests(avatar: Avatar, prompts: Mapping[str, Prompt], out: pathlib.Path, record,
-                     rows: int, *, format: str = "", **given: int) -> None:
-    """Streams prompts, those of one task at once."""
-    config = stream_settings(avatar.config, **given)
-    settings = Settings(config.vocoder_block, config.vocoder_ahead)
-    tasks: dict[str, dict[str, Prompt]] = {}
-    for name, prompt in prompts.items():
-        tasks.setdefault(prompt.task, {})[name] = avatar.builder.recut(prompt, avatar.system,
-                                                                       config.chunk)
-    for members in tasks.values():
-        wanted = {name: targets.targets(str(out / name), format) for name in members}
-        for name, report in live_several.stream(avatar, members, wanted, settings=settings,
-                                                rows=rows):
-            files = [pathlib.Path(file).name for file in report.pop("files").values()]
-            record(name, stream=report, **({"files": files} if report["complete"] else {}))
-
-
 def prompt_of(config, system, decoder, **request: Any) -> Prompt:
     """What a request means to a system; reads the files that it names and generates nothing.
     UserError for whatever is unusable."""
@@ -355,14 +255,14 @@ def say(lines: Iterable[str]) -> None:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config that a job recorded in its workdir."""
+    """The config that a job recorded in its workdir. UserError: there is none, or it is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir),
                         expected="a folder with config.json", found="nothing of the kind",
                         hint=f"train first: avjax train --config=configs/... "
                         f"--workdir={workdir}")
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(records.read_json(path))
     for name in data.FIELDS:
         if name in config.data:  # older jobs know no mixture
             config.data[name] = launch_flags.fill(config.data[name], workdir)

@@ -111,7 +111,7 @@ def stream(avatar, prompt: Prompt, wanted: Sequence[places.Target], results: pat
             stopping = stack.enter_context(Stopping())
             files = [stack.enter_context(places.opened(target, stdout)) for target in wanted]
             player = Playback()
-            into = [writer_of(target, player.watched(file), avatar.decoder)
+            into = [writer_of(target, player.watched(file), avatar.decoder, speakers.fps)
                     for target, file in zip(wanted, files, strict=True)]
             made = packets(speakers, progress, prompt.frames)
             _write_all(made, into, player, avatar.decoder.sample_rate, stopping)
@@ -211,13 +211,14 @@ def _write_all(made: Iterator[Packet], into: Sequence[writers.Writer], player: P
             writer.finish()
 
 
-def writer_of(target: places.Target, file, decoder: decode.Decoder) -> writers.Writer:
+def writer_of(target: places.Target, file, decoder: decode.Decoder, fps: float) -> writers.Writer:
+    """fps: of pictures."""
     rate = decoder.sample_rate
     if target.kind in writers.PCM:
         print(f"{target}: {target.kind}, {rate} Hz, mono: ffplay -f {target.kind} -ar {rate} "
               f"-ch_layout mono", file=sys.stderr)
     if target.kind == "mp4":
-        return writers.FragmentedMp4Writer(file, decoder.fps, rate, alone=not target.optional)
+        return writers.FragmentedMp4Writer(file, fps, rate, alone=not target.optional)
     return writers.writer(file, target.kind, rate)
 
 

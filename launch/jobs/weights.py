@@ -248,8 +248,11 @@ def exported_config(system: str, file: str) -> ConfigDict | None:
     weights would be misread silently."""
     if not file.endswith(".safetensors") or not os.path.isfile(file):
         return None
-    with safetensors.safe_open(file, "np") as opened:
-        ours = json.loads((opened.metadata() or {}).get("system", "{}"))
+    try:
+        with safetensors.safe_open(file, "np") as opened:
+            ours = json.loads((opened.metadata() or {}).get("system", "{}"))
+    except (safetensors.SafetensorError, ValueError):
+        return None  # what is wrong with it is told when it is read
     if not isinstance(ours, dict) or ours.get("name") != system:
         return None
     config = published_experiment(system)

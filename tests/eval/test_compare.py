@@ -10,7 +10,7 @@ import pytest
 from avjax.errors import UserError
 from eval.compare import paired, terms
 from launch import evaluate as command
-from launch.jobs import compare as job
+from launch.jobs.scoring import compare as job
 
 
 def write(folder, content):

@@ -2,12 +2,15 @@
 
 import functools
 import math
+import shutil
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
 
+from avjax.encoders.voices import speech
 from avjax.encoders.wav2vec2 import CTC_LABELS, spelled
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
@@ -15,6 +18,7 @@ from eval import pooling, registry
 from eval.metrics import intelligibility
 from eval.metrics.judged import wavlm_ecapa as voice_metric
 from eval.networks import files, sound, utmos, wav2vec2_ctc, wavlm_ecapa
+from tests import ge2e_weights
 from tests.eval import toys
 from tests.golden_files import config as golden_config
 from tests.golden_files import golden, relative_error, some, under
@@ -91,22 +95,45 @@ def test_voices_give_the_published_cosine_and_are_not_computed_twice(tmp_path, m
     np.testing.assert_array_equal(voices([record["wav"][1]], 16000)[0], two)
 
 
-def test_similarity_is_to_the_clip_and_to_another_of_the_same_speaker():
+@pytest.mark.parametrize(("network", "suffix"), [("wavlm_ecapa", ""), ("ge2e", "_ge2e")])
+def test_similarity_is_to_the_clip_and_to_another_of_the_same_speaker(network, suffix):
     heard = {"made": [1.0, 0.0], "clip": [0.6, 0.8], "other": [0.0, 1.0], "silence": None}
 
     def case(own="made", clips=("clip", "other"), speakers=("a", "a")):
         benchmark = types.SimpleNamespace(
-            networks={"wavlm_ecapa": lambda waves, rate: [
+            networks={network: lambda waves, rate: [
                 None if heard[w] is None else np.array(heard[w]) for w in waves]},
             sample_rate=16000, clip_audio=lambda split, index: clips[index],
             labels=lambda split: (list(speakers), ["", ""]), other=lambda split, index: 1)
         return types.SimpleNamespace(benchmark=benchmark, split="valid", index=0,
                                      signals=types.SimpleNamespace(waveform=own))
 
-    assert voice_metric._score(case()) == {"SIM": 0.6, "SIM_other": 0.0}
-    assert voice_metric._score(case(speakers=("a", "b"))) == {"SIM": 0.6, "SIM_other": None}
-    assert voice_metric._score(case(clips=(None, "other"))) == {"SIM": None, "SIM_other": 0.0}
-    assert voice_metric._score(case(own="silence")) == {"SIM": None, "SIM_other": None}
+    score = voice_metric.scored(network, suffix)
+    for given, same, other in ((case(), 0.6, 0.0), (case(speakers=("a", "b")), 0.6, None),
+                               (case(clips=(None, "other")), None, 0.0),
+                               (case(own="silence"), None, None)):
+        assert score(given) == {f"SIM{suffix}": same, f"SIM_other{suffix}": other}
+
+
+def test_ge2e_is_found_in_its_package_once_networks_are_asked_for(tmp_path, monkeypatch):
+    """Not imported; a file in the folder comes first."""
+    site = tmp_path / "site"
+    (site / "resemblyzer").mkdir(parents=True)
+    (site / "resemblyzer" / "__init__.py").write_text("raise ImportError")
+    write_torch_zip(site / "resemblyzer" / "pretrained.pt",
+                    {"model_state": ge2e_weights.random_weights()})
+    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
+    monkeypatch.setattr(speech, "detector", ge2e_weights.Loud)
+    given = tmp_path / "given"
+    given.mkdir()
+    assert "ge2e" not in files.Networks().paths
+    networks = files.Networks(str(given))
+    assert networks.paths["ge2e"] == site / "resemblyzer" / "pretrained.pt"
+    wave_N = np.random.default_rng(0).normal(scale=0.1, size=(2, 24000))
+    one, again, silent = networks["ge2e"]([wave_N[0], wave_N[0] / 2, np.zeros(24000)], 16000)
+    assert one @ one == pytest.approx(1) and silent is None and again.shape == (256,)
+    shutil.copytree(site / "resemblyzer", given / "resemblyzer")
+    assert files.Networks(str(given)).paths["ge2e"].is_relative_to(given)
 
 
 def test_errors_are_counted_and_pooled_as_jiwer_does():

@@ -31,6 +31,7 @@ from data_pipelines.store import dataset as store
 from launch import generate as command
 from launch import training
 from launch.jobs import generate, samples, targets, video
+from launch.jobs.requests import run as requests_run
 from tests.checkpoint import fake_gcs
 from tests.systems.talker_tiny import random_params
 
@@ -228,6 +229,7 @@ def test_motion_files_of_either_scale(prompt, files):
     ({"example": "train/0", "prefix_seconds": 60}, "prefix longer than the clip.*60 s"),
     ({"example": "train/0", "prefix_seconds": 0.1}, "prefix shorter than a patch"),
     ({"text": TEXT, "prefix_seconds": 1}, "prefix of nothing"),
+    ({"text": TEXT, "prefix_seconds": float("nan")}, "no number; where: --prefix_seconds.*nan"),
     ({"text": TEXT, "max_seconds": 60}, "bound out of range.*60"),
     ({"text": TEXT, "motion": "{}/narrow.npy"}, "wrong latent width.*40.*39"),
     ({"text": TEXT, "motion": "{}/nan.npy"}, "unusable motion"),
@@ -425,7 +427,7 @@ def test_pieces_one_by_one_in_a_batch_and_streamed(trained, tmp_path, monkeypatc
                       "speaker": "ben"}}
     avatar = generate.Avatar(trained, batch_size=2)
     prompts = {name: avatar.prompt(**request) for name, request in requests.items()}
-    made = dict(avatar.generate_all(prompts))
+    made = {name: avatar.finish(prompts[name], out) for name, out in avatar.generate_all(prompts)}
     alone = avatar.generate(prompts["c"])
     told = capsys.readouterr().err
     assert "pieces of 2.08, 1.44" in told and "motion from frame to frame" in told
@@ -437,7 +439,7 @@ def test_pieces_one_by_one_in_a_batch_and_streamed(trained, tmp_path, monkeypatc
     file = tmp_path / "requests.jsonl"
     file.write_text("\n".join(json.dumps({"id": n} | r) for n, r in requests.items()))
     wanted = [trained, file, tmp_path / "out"]
-    assert generate.generate_requests(*wanted, streamed=how, batch_size=2) == (3, 0)
+    assert requests_run.run(*wanted, streamed=how, batch_size=2) == (3, 0)
     for name, prompt in prompts.items():
         record = json.loads((tmp_path / f"out/{name}.json").read_text())
         went = record["stream"]
@@ -450,7 +452,7 @@ def test_pieces_one_by_one_in_a_batch_and_streamed(trained, tmp_path, monkeypatc
         if name != "b":
             assert record["pieces"] == len(prompt.pieces) == len(went["pieces"])
             assert sum(x["seconds"] for x in went["pieces"]) == pytest.approx(went["seconds"])
-    assert generate.generate_requests(*wanted, streamed=how, batch_size=2) == (0, 3)
+    assert requests_run.run(*wanted, streamed=how, batch_size=2) == (0, 3)
     assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".json"] * 3 + [".wav"] * 3
 
 

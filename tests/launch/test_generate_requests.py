@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avjax.checkpoint.checkpoints import Checkpoints
-from avjax.errors import UserError
+from avjax.errors import StorageError, UserError
 from avjax.inference.generator import Generator, generate_split
 from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
@@ -22,6 +22,8 @@ from data_pipelines.store import dataset as store
 from launch import training
 from launch.jobs import generate, video
 from launch.jobs.requests import files as requests_files
+from launch.jobs.requests import live as live_several
+from launch.jobs.requests import run as requests_run
 
 pytestmark = pytest.mark.slow
 TEXT = "My brother bought a big blue boat."
@@ -93,35 +95,101 @@ def test_requests_on_all_devices_and_hosts_are_single_ones(trained, written, tmp
     written.clear()
     assert len(jax.local_devices()) == 8, "the batch is spread over them"
     for host in range(2):
-        assert generate.generate_requests(trained, file, tmp_path / "out", share=(host, 2),
+        assert requests_run.run(trained, file, tmp_path / "out", share=(host, 2),
                                           seed=1) == (2, 0)
     assert written.keys() == requests.keys()
     for name, streams in written.items():
         assert_same(streams, alone[name])
     written.clear()
     again = [trained, file, tmp_path / "out"]
-    assert generate.generate_requests(*again, seed=1) == (0, 4) and not written
+    assert requests_run.run(*again, seed=1) == (0, 4) and not written
     (tmp_path / "out" / "b.wav").unlink()
-    assert generate.generate_requests(*again, seed=1) == (1, 3) and written.keys() == {"b"}
-    assert generate.generate_requests(*again, seed=2) == (4, 0), "other settings, other outputs"
+    assert requests_run.run(*again, seed=1) == (1, 3) and written.keys() == {"b"}
+    assert requests_run.run(*again, seed=2) == (4, 0), "other settings, other outputs"
 
 
-def test_a_request_that_fails_leaves_the_others(trained, written, tmp_path, capsys):
+def test_a_request_that_cannot_be_read_leaves_the_others(trained, written, tmp_path, capsys):
     file, out = tmp_path / "requests.jsonl", tmp_path / "out"
 
     def ask(**b):
         file.write_text("\n".join(json.dumps(r) for r in (
             {"id": "a", "text": TEXT}, {"id": "b"} | b, {"id": "c", "text": "A boat."})))
-        return generate.generate_requests(trained, file, out)
+        return requests_run.run(trained, file, out)
 
     with pytest.raises(requests_files.NotMade, match="1 of 3 .*'b'.*takes no --txt.*same command"):
         ask(txt=TEXT)
-    assert written.keys() == {"a", "c"} and "left out, request 'b'" in capsys.readouterr().err
-    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a.wav", "c.json", "c.wav"]
-    with pytest.raises(UserError, match="1 requests not made.*'b'"):
+    assert written.keys() == {"a", "c"} and "failed, request 'b'" in capsys.readouterr().err
+    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a.wav", "b.json", "c.json", "c.wav"]
+    record = json.loads((out / "b.json").read_text())
+    assert record["request"] == {"txt": TEXT} and "takes no --txt" in record["error"]
+    with pytest.raises(UserError, match="1 of 3 .*'b'.*takes no --txt"):
+        requests_files.check_all_made(file, out)
+    (out / "b.json").unlink()
+    with pytest.raises(UserError, match="1 of 3 .*'b': no record of it"):
         requests_files.check_all_made(file, out)
     assert ask(text="A cup.") == (1, 2)
     requests_files.check_all_made(file, out)
+
+
+def failing(original, about, error):
+    """The function, but for what concerns request b, of which it raises."""
+    def call(*args, **kw):
+        if about(*args):
+            raise error
+        return original(*args, **kw)
+    return call
+
+
+STAGES = {  # what fails, how it knows request b, why
+    "sampling": (Generator, "_batch", lambda self, params, members, *_: "A cup." in [
+        item.name for item, *_ in members], RuntimeError("out of memory")),
+    "numbers": (generate.Avatar, "finish", lambda self, prompt, out: prompt.name == "A cup.",
+                UserError("values that are not finite")),
+    "writing": (video, "write", lambda out, *_: out.name == "b", ValueError("no picture")),
+    "streamed": (live_several.Request, "add", lambda self, chunk: self._prompt.name == "A cup.",
+                 ZeroDivisionError("nothing drawn")),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_request_that_fails_on_its_way_leaves_the_others(trained, written, tmp_path, monkeypatch,
+                                                           capsys, stage):
+    file, out = tmp_path / "requests.jsonl", tmp_path / "out"
+    file.write_text("\n".join(json.dumps({"id": name, "text": text}) for name, text in (
+        ("a", "A boat."), ("b", "A cup."), ("c", "A dog."))))
+    where, name, about, error = STAGES[stage]
+    how = {"streamed": {"format": "wav"}} if stage == "streamed" else {}
+    avatar = generate.Avatar(trained)
+    monkeypatch.setattr(generate, "Avatar", lambda *a, **kw: avatar)
+    with monkeypatch.context() as broken:
+        broken.setattr(where, name, failing(getattr(where, name), about, error))
+        with pytest.raises(requests_files.NotMade, match=f"1 of 3 .*'b': .*{error}"):
+            requests_run.run(trained, file, out, **how)
+    assert str(error) in json.loads((out / "b.json").read_text())["error"]
+    assert ("Traceback" in capsys.readouterr().err) != isinstance(error, UserError)
+    assert sorted(p.name for p in out.glob("*.wav") if "part" not in p.name) == ["a.wav", "c.wav"]
+    assert requests_run.run(trained, file, out, **how) == (1, 2)
+    requests_files.check_all_made(file, out)
+
+
+def test_what_fails_in_company_is_found(tmp_path):
+    asked = []
+
+    def make(names):
+        asked.append(names)
+        for name in names:
+            if name in bad:
+                raise bad[name]
+            yield name, name.upper()
+
+    bad = {"c": ValueError("c"), "f": ValueError("f")}
+    made = dict(requests_run.salvaged(make, "abcdefgh"))
+    assert made == {n: bad.get(n, n.upper()) for n in "abcdefgh"}
+    assert sum(map(len, asked)) < 24
+    for full in (StorageError("away"), OSError(28, "No space left on device")):
+        bad = {"b": full}
+        with pytest.raises(StorageError):
+            dict(requests_run.salvaged(make, "abc"))
 
 
 def test_a_mesh_equals_one_device(trained):
@@ -153,5 +221,5 @@ def test_requests_that_cannot_be_read(trained, tmp_path, lines, message):
     file = tmp_path / "requests.jsonl"
     file.write_text("\n".join(lines))
     with pytest.raises(UserError, match=message):
-        generate.generate_requests(trained, file, tmp_path / "out")
+        requests_run.run(trained, file, tmp_path / "out")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)

@@ -181,6 +181,16 @@ def test_the_command_line_takes_them_in_all_of_absls_forms(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("given", ["nan", "-inf"])
+def test_a_number_that_is_none_is_refused_by_every_command(monkeypatch, given):
+    parsed = absl_flags.FlagValues()
+    monkeypatch.setattr(flags.flags, "FLAGS", parsed)
+    absl_flags.DEFINE_float("seconds", None, "", flag_values=parsed)
+    assert flags.parse_flags(["x", "--seconds=1e9"], needs_config=False) == ["x"]
+    with pytest.raises(UserError, match=f"no number; where: --seconds.*found: {given}"):
+        flags.parse_flags(["x", f"--seconds={given}"], needs_config=False)
+
+
 def test_sweeps_take_them_too():
     first, second = sweeps.points(["config.evaluate.splits[0]=valid,test"])
     assert first.overrides == ("--config.evaluate.splits[0]=valid",)

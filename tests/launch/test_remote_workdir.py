@@ -105,7 +105,8 @@ def evaluate(toy, monkeypatch):
     def run(checkpoint, out=None, split=None, shard=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
                                        vocoder="", geometry="", lip_vertices="", networks="",
-                                       keep_media=False, ranked_by="", compare=[], list=False,
+                                       keep_media=False, ranked_by="", compare=[],
+                                       watch=False, list=False,
                                        processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))

@@ -266,6 +266,14 @@ def test_weights_that_would_be_wrong_are_refused_by_name(name, record, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
 
 
+@pytest.mark.parametrize("content", [b"hello, this is none", b"", bytes(100)])
+def test_safetensors_that_are_none_are_told(tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="(truncated|not a .safetensors).*w.safetensors"):
+        weights.import_file("talker", str(tmp_path / "w.safetensors"), str(tmp_path / "job"))
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
 def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_path):
     system = avflow_released.get_config().system.to_dict() | {"num_heads": 2}
     for i, (metadata, heads) in enumerate((({"system": json.dumps(system)}, 2),

@@ -266,15 +266,20 @@ def test_a_prefix_goes_on_as_if_it_had_been_made(task):
         assert (np.abs(other[name] - whole[name])[:, 2:4].max((1, 2)) > 1e-3).all()
 
 
-def test_the_task_joins_a_prefix():
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_prefix_as_infer_py_has_it(delay):
     """`task_token="prefix"`: text comes first; a prefix's first patch, and nothing else, holds the
-    task's embedding, in the row that has one. Stop logits of one pass over all positions."""
-    kw = dict(task_token="prefix", delay=0, min_patches=ROOM)  # never asked to stop
+    task's embedding, in the row that has one. `delay_motion="none"`: before motion starts, a prefix
+    has the token of zeros, what is made none. Stop logits of one pass over all positions."""
+    kw = dict(task_token="prefix", delay_motion="none", delay=delay,
+              min_patches=ROOM)  # never asked to stop
     system, params = tiny(**kw)
     conditions = conditions_of(system, "t2av")
     out = generated("t2av", params, conditions, **kw)
     J, has = ROOM // P, conditions["audio_length"] > 0
     assert has.tolist() == [False, True, False]
+    given = np.where(has, conditions["audio_length"] // P, 0)[:, None]
+    delayed = np.broadcast_to(np.arange(J) >= delay, (ROWS, J))
     place = conditions["prompt_length"][:, None] + np.arange(J)
     position = np.broadcast_to(np.arange(PROMPT + J), (ROWS, PROMPT + J))
 
@@ -283,8 +288,9 @@ def test_the_task_joins_a_prefix():
         def run(net):
             x = net.embed_text(np.pad(conditions["prompt"], ((0, 0), (0, J))))
             audio, motion = (out[name].reshape(ROWS, J, P, -1) for name in ("audio", "motion"))
-            full = np.full((ROWS, J), P)
-            tokens = net.patch_tokens(audio, full, motion, full, False)
+            motion = np.pad(motion, ((0, 0), (delay, 0), (0, 0), (0, 0)))[:, :J]
+            tokens = net.patch_tokens(audio, np.full((ROWS, J), P), motion, P * delayed, False,
+                                      delayed | (np.arange(J) < given))
             tokens = tokens.at[:, 0].add(jnp.where(has[:, None], task_D, 0))
             x = x.at[np.arange(ROWS)[:, None], place].set(tokens)
             hidden = net.hidden(x, position, (position <= place[:, -1:]).astype(np.int32))

@@ -91,8 +91,8 @@ class Config(Section):
     complete_motion: bool = field(True, "Speech and motion end together; False = published: motion "
                                   "ends `delay` patches early.")
     delay_motion: str = field("encoded", "The motion token before motion starts: that of zeros, as "
-                              "in training, or none (the published sampler).",
-                              choices=("encoded", "none"))
+                              "in training, or none (the published sampler; within a prefix that "
+                              "holds motion, zeros).", choices=("encoded", "none"))
     task_token: str = field("first", "Where t2av has the task's embedding: first of all, as in "
                             "training, or as the release's infer.py: added to the first patch of a "
                             "prefix, and nowhere without one.", choices=("first", "prefix"))

@@ -281,7 +281,10 @@ def advance(system, ready, given, state, task: str):
         valid[name] = (c.patch if name in sampled
                        else jnp.clip(given["frames"][name] - place[name] * c.patch, 0, c.patch))
         valid[name] = jnp.where(wanted[name], valid[name], 0)
-    started = c.delay_motion == "encoded" or task == "tts" or place["motion"] >= 0
+    # a prefix with motion is encoded as in training, whatever is done behind it
+    started = (c.delay_motion == "encoded" or task == "tts" or
+               (place["motion"] >= 0) | (k < given["patches"]["audio"])
+               & (given["patches"]["motion"] > 0))
     token_BD = decode.apply(system, ready, "patch_tokens", now["audio"], valid["audio"],
                             now["motion"], valid["motion"],
                             task == "tts", started)

@@ -268,14 +268,16 @@ class Benchmark:
 
     def _made_by(self, kind: str, split: str, index: int, signals) -> dict:
         """Of one function of all metrics that this variant can be scored by."""
-        case = Case(self, split, index, signals, self.truth(split, index))
-        offered = self.offered(signals, case.truth)
-        functions = dict.fromkeys(getattr(m, kind) for m in self.metrics
-                                  if getattr(m, kind) and m.met_by(offered))
-        out: dict = {}
-        for function in functions:
+        case, out = Case(self, split, index, signals, self.truth(split, index)), {}
+        for function in self._functions(kind, self.metrics, case):
             out |= function(case)
         return out
+
+    def _functions(self, kind: str, metrics: list[Metric], case: Case) -> list:
+        """Each function of the metrics once."""
+        offered = self.offered(case.signals, case.truth)
+        return list(dict.fromkeys(getattr(m, kind) for m in metrics
+                                  if getattr(m, kind) and m.met_by(offered)))
 
     def frames(self, split: str, index: int, signals) -> dict[str, np.ndarray]:
         """{name: (frames, width)} of one variant of one example, which `summarise` pools."""

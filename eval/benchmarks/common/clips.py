@@ -71,7 +71,8 @@ class ClipBenchmark(ClipData):
                     "length": self.free_length, "free": self.free_length,
                     "patches": self.patch_s is not None, "turns": self.has_turns,
                     "partner": any(n.startswith(PARTNER) for n in self.dataset.features)}
-        return super().offers | {"clip", "face" if self.decoder.has_face else "codes"} | {
+        motion = "face" if self.decoder.has_face else "codes"
+        return super().offers | {"clip", "each", "warped", motion} | {
             need for need, offered in optional.items() if offered}
 
     @property

@@ -64,10 +64,10 @@ def of_kept(name: str):
 
 declare("FID", "down", "Fréchet distance of pictures from the truth's, by Inception-v3",
         family="pictures", keep=_inception, pool=of_kept("inception"),
-        needs=("motion", "clip", "pictures", "network:inception"), recipe=lambda benchmark: FID)
+        needs=("motion", "each", "pictures", "network:inception"), recipe=lambda benchmark: FID)
 for _name, _kept, _how, _recipe in (
         ("FVD", "i3d", "resized whole", FVD), ("FVD_crop", "i3d_crop", "middle", FVD_CROP)):
     declare(_name, "down", f"Fréchet distance of clips of 16 pictures from the truth's, by I3D; "
             f"{_how}", family="pictures", keep=_i3d, pool=of_kept(_kept),
-            needs=("motion", "clip", "pictures", "network:i3d"),
+            needs=("motion", "each", "pictures", "network:i3d"),
             recipe=lambda benchmark, recipe=_recipe: recipe | {"fps": benchmark.decoder.fps})

@@ -99,4 +99,4 @@ for _suffix, _how, _function, _recipe in (("", "whole picture", _score, RECIPE),
         declare(_name + _suffix, _better, f"{_meaning}; {_how} ({_recipe['protocol'][0]})",
                 unit=_unit, family="lips", score=_function,
                 recipe=lambda benchmark, recipe=_recipe: recipe,
-                needs=("both", "waveform", "clip", "pictures", "network:syncnet"))
+                needs=("both", "waveform", "each", "pictures", "network:syncnet"))

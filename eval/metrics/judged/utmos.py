@@ -11,6 +11,6 @@ def _score(case):
 
 
 declare("UTMOS", "up", "naturalness that UTMOS22-strong predicts, 1 to 5", family="sound",
-        score=_score, needs=("audio", "waveform", "clip", "network:utmos"),
+        score=_score, needs=("audio", "waveform", "each", "network:utmos"),
         recipe=lambda benchmark: {"implementation": "avjax eval.networks.utmos 1",
                                   "utterances": "whole, each by itself", **RESAMPLER})

@@ -121,7 +121,7 @@ def _recipe(pairing: str, reference: str):
 
 
 _SUFFIXES = {"": "dtw", "_sl": "dtw_sl", "_plain": "plain"}
-_NEEDS = ("audio", "waveform", "package:pyworld")
+_NEEDS = ("audio", "waveform", "warped", "package:pyworld")
 declare("MCD_world", "down", "mel-cepstral distortion after time warping, WORLD, pymcd's scale",
         family="sound", unit="dB", score=_score, needs=_NEEDS,
         recipe=_recipe("dtw", "ground truth through the same codec"))

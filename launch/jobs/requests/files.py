@@ -1,5 +1,6 @@
 """Files of requests, and the records of what was made of them."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class NotMade(UserError):
       count: requests that were to be made.
     """
 
-    def __init__(self, path, errors: Mapping[str, UserError], count: int):
+    def __init__(self, path, errors: Mapping[str, str], count: int):
         (name, error), *others = errors.items()
         also = f"; also {', '.join(repr(name) for name, _ in others[:16])}" if others else ""
         super().__init__(
@@ -70,10 +71,18 @@ class NotMade(UserError):
 
 
 def check_all_made(path, out: pathlib.Path) -> None:
-    """UserError where requests of a file have no record of them in `out`."""
-    missing = [name for name, request in read_requests(pathlib.Path(path)).items()
-               if (done_before(out, name) or {}).get("request") != request]
+    """`NotMade` if requests of a file have no record of having been made in `out`."""
+    requests = read_requests(pathlib.Path(path))
+    missing = {name: _why(out, name, request) for name, request in requests.items()
+               if (done_before(out, name) or {}).get("request") != request}
     if missing:
-        raise UserError(f"{len(missing)} requests not made", where=str(path),
-                        found=", ".join(map(repr, missing[:16])),
-                        hint="without --processes the same command says why")
+        raise NotMade(path, missing, len(requests))
+
+
+def _why(out: pathlib.Path, name: str, request: dict) -> str:
+    """What the record of a request that was not made says."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        record = json.loads(record_file(out, name).read_text())
+        if record["request"] == request:
+            return record["error"]
+    return "no record of it: the same command without --processes says why"

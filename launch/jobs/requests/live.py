@@ -39,7 +39,8 @@ class Request:
         self._files = contextlib.ExitStack()
         files = [self._files.enter_context(places.opened(target, None)) for target in wanted]
         self.player = Playback()
-        self._into = [live.writer_of(target, self.player.watched(file), avatar.decoder)
+        self._into = [live.writer_of(target, self.player.watched(file), avatar.decoder,
+                                     self._speakers.fps)
                       for target, file in zip(wanted, files, strict=True)]
 
     def add(self, chunk) -> None:
@@ -80,38 +81,53 @@ class Request:
 
 
 def stream(avatar, prompts: Mapping[str, Prompt], wanted: Mapping[str, Sequence[places.Target]], *,
-           settings: Settings, rows: int = 0) -> Iterator[tuple[str, dict]]:
+           settings: Settings, rows: int = 0) -> Iterator[tuple[str, dict | Exception]]:
     """Yields (id, how it went) of prompts of one task as they end; of all that were under way when
-    it was stopped, too.
+    it was stopped, too. Of one that cannot be decoded, drawn or written the exception, as soon as
+    that is known; the others go on.
 
     Args:
       wanted: files of each.
       settings: of the vocoder.
       rows: so many at a time; 0 = `ROWS`.
 
-    Raises SystemExit with 128 + the signal when stopped by one.
+    Raises what sampling raises, when all that are under way are cut; SystemExit with 128 + the
+    signal when stopped by one.
     """
     rows = min(rows or ROWS, len(prompts))
     began = time.perf_counter()
-    _compile(avatar, prompts, wanted, settings, rows)
+    with contextlib.suppress(Exception):  # what fails here fails again where it is made
+        _compile(avatar, prompts, wanted, settings, rows)
     startup = round(time.perf_counter() - began, 3)
-    began, seconds = time.perf_counter(), 0.0
+    began, made, seconds = time.perf_counter(), 0, 0.0
     running: dict[str, Request] = {}
+    failed = set()
     about = {"rows": rows, "startup_s": startup}
     with live.Stopping() as stopping:
         try:
             for name, chunk in avatar.stream_several(prompts, rows):
-                with stopping.writing():
-                    if name not in running:
-                        running[name] = Request(avatar, prompts[name], wanted[name], settings)
-                    if chunk is not None:
-                        running[name].add(chunk)
-                        continue
-                    report = running[name].end() | about
-                one = running.pop(name)
-                seconds += one.player.seconds
-                print(f"\r{name}: {live.line_of(one.player)}", file=sys.stderr, flush=True)
-                yield name, report
+                if name in failed:  # its row goes on to its end
+                    continue
+                try:
+                    with stopping.writing():
+                        if name not in running:
+                            running[name] = Request(avatar, prompts[name], wanted[name], settings)
+                        if chunk is not None:
+                            running[name].add(chunk)
+                            continue
+                        result = running[name].end() | about
+                except live.Stopped:
+                    raise
+                except Exception as error:
+                    failed.add(name)
+                    result = error
+                    if name in running:
+                        running.pop(name).cut()
+                else:
+                    one = running.pop(name)
+                    made, seconds = made + 1, seconds + one.player.seconds
+                    print(f"\r{name}: {live.line_of(one.player)}", file=sys.stderr, flush=True)
+                yield name, result
         except live.Stopped as stopped:
             for name, one in running.items():
                 yield name, one.cut() | about
@@ -122,7 +138,7 @@ def stream(avatar, prompts: Mapping[str, Prompt], wanted: Mapping[str, Sequence[
                 one.cut()
             raise
     wall = time.perf_counter() - began
-    print(f"{len(prompts)} requests, {rows} at a time: {seconds:.2f} s made in {wall:.2f} s, "
+    print(f"{made} requests, {rows} at a time: {seconds:.2f} s made in {wall:.2f} s, "
           f"real-time factor of all {wall / max(seconds, 1e-9):.3f}", file=sys.stderr)
 
 

@@ -1,6 +1,7 @@
 """LIA-X where Talker meets it: motion read of clips' pictures and of films, and drawn on a
 portrait. The network itself is tests/codecs/test_lia_x.py's; here a toy stands in its place."""
 
+import dataclasses
 import types
 
 import av
@@ -254,6 +255,19 @@ def test_a_film_is_dubbed(ask, dataset, films, files, seen, tmp_path):
         greys = [frame.to_ndarray(format="rgb24").mean() for frame in dubbed.decode(video=0)]
         assert dubbed.streams.video[0].width == 64 and dubbed.streams.audio
     np.testing.assert_allclose(greys, 40 + 3 * np.arange(FRAMES), atol=3)
+    own = np.stack(list(made.shown()[1]))
+    slow = dataclasses.replace(made, shown=lambda: (12.5, iter(own[:18:2])))  # ends early
+    for prompt, fps, expected_THWC in ((made, 25, own),
+                                       (slow, 12.5, own[[*range(0, 18, 2)] + [16] * 11])):
+        live = speakers.Speakers(decoder, prompt, parts.Settings(16, 1, 1), True)
+        packets = [live.feed({n: x[k:k + 8] for n, x in streams.items()})
+                   for k in range(0, FRAMES, 8)] + [live.finish()]
+        shown = [picture for packet in packets for picture in packet.pictures]
+        np.testing.assert_array_equal(shown, expected_THWC)
+        assert live.fps == pytest.approx(fps) and live.look_ahead.keys() == {"sound"}
+        heard = np.cumsum([len(packet.sound_N) for packet in packets]) / FILM_RATE
+        seen_by_then = np.cumsum([len(packet.pictures) for packet in packets])
+        np.testing.assert_array_equal(seen_by_then[:2], np.round(heard * fps)[:2])
     other = ask(decoder, audio=str(files / "said.wav"), task="v2a", **given)
     assert not np.allclose(other.conditions["speaker"], made.conditions["speaker"])
     drawn = ask(decoder, audio="", portrait=str(files / "face.png"), face="unchecked", **given)

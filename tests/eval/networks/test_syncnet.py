@@ -49,8 +49,9 @@ def test_lips_are_the_recorded_ones_at_every_layer(recorded, network):
     found = np.concatenate([network.lips(iter(x)) for x in pictures])
     assert golden_files.relative_error(found, recorded["lip/embedding"]) < NEAR
     params = syncnet.import_params(golden_files.under(recorded, "sd/"))
-    maps = list(syncnet.convolved(params, np.concatenate(
-        [np.asarray(syncnet.windows_of(x), np.float32) for x in pictures]), syncnet.LIPS))
+    maps = [np.concatenate(layer) for layer in zip(*(
+        syncnet.convolved(params, x.astype(np.float32), syncnet.LIPS) for x in pictures),
+        strict=True)]
     for layer, name in ((1, "after_pool2"), (4, "after_pool3"), (5, "features")):
         theirs = recorded[f"lip/{name}"]
         ours = np.moveaxis(maps[layer], -1, 1).reshape(theirs.shape)

@@ -320,6 +320,27 @@ def test_several_at_once_are_written_as_each_alone(avatar, tmp_path, capsys):
     assert "3 requests, 2 at a time" in capsys.readouterr().err
 
 
+def test_one_of_several_that_fails_leaves_the_others(avatar, tmp_path, monkeypatch, capsys):
+    prompts, wanted = several(avatar, tmp_path, "wav")
+    add = live_several.Request.add
+
+    def fails(self, chunk):
+        if self._prompt is prompts["r1"] and self.player.seconds:
+            raise UserError("not finite")
+        add(self, chunk)
+
+    def compiles_not(*_):
+        raise ValueError("of the same request")
+
+    monkeypatch.setattr(live_several.Request, "add", fails)
+    monkeypatch.setattr(live_several, "_compile", compiles_not)
+    ended = dict(live_several.stream(avatar, prompts, wanted, settings=LEAST, rows=2))
+    assert "not finite" in str(ended.pop("r1"))
+    assert all(report["complete"] for report in ended.values()) and ended.keys() == {"r0", "r2"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r0.wav", "r1.part.wav", "r2.wav"]
+    assert "2 requests, 2 at a time" in capsys.readouterr().err
+
+
 def test_several_that_are_cut_say_so(avatar, tmp_path, monkeypatch):
     prompts, wanted = several(avatar, tmp_path, "s16le")
     end = live_several.Request.end

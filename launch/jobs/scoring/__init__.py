@@ -1,0 +1,1 @@
+"""Around an evaluation: steps of a running training, results beside each other."""
