@@ -129,6 +129,7 @@ def given(toy, tmp_path, monkeypatch):
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=False, list=False,
+                             sensitivity=False,
                              processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
