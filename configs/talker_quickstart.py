@@ -87,4 +87,5 @@ def get_config(variant: str = ""):
         # nine hundred sentences do not teach spelling
         c.stages = (prepare, extract | dict(tokens="phonemes", latent_scale="root"))
         s.row_tokens = 352  # a sentence is about 61 phonemes and 24 patches
+        s.spelling_weight, s.regression_weight = 0.3, 1.0
     return c

@@ -8,6 +8,9 @@ avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do m
 avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
 avjax evaluate --list        every metric, with its meaning
 avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
+avjax evaluate --benchmarks  named benchmarks, with what papers report
+avjax evaluate --benchmark=NAME --data=DIR --checkpoint=DIR    one of them
+avjax evaluate --benchmark=NAME --data=DIR --generated=FOLDER[,...] --out=DIR    of any files
 
 Writes results.json (summary, targets, recipes, one row an example) and report.html; prints the
 table. A killed job goes on where it stopped. Examples that fail are listed, and the exit code is 3.
@@ -28,12 +31,14 @@ from avjax.errors import PARTIAL, UserError
 from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
+from eval.benchmarks.named import declaration
 from eval.run import rows
 from eval.sensitivity import job as sensitivity
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import evaluate as jobs
-from launch.jobs.scoring import compare, watch
+from launch.jobs import generate
+from launch.jobs.scoring import compare, named, watch
 
 
 def workdir_of(checkpoint):
@@ -76,6 +81,19 @@ def define_flags() -> None:
     flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
                       "known amounts: which metrics move the right way (docs/evaluation.md); needs "
                       "--out.")
+    flags.DEFINE_bool("benchmarks", False, "Print every named benchmark with its data, metrics and "
+                      "the source of a paper's numbers, and nothing else.")
+    flags.DEFINE_string("benchmark", "", "A named benchmark, whose splits and metrics are scored, "
+                        "beside what a paper reports. --config is not needed then, and results go "
+                        "to WORKDIR/benchmarks/NAME unless --out says otherwise.")
+    flags.DEFINE_string("data", "", "What --benchmark is of: features of its corpus, or clips with "
+                        "them in a folder features beside; of --generated also the clips alone, or "
+                        "a folder of recordings.")
+    flags.DEFINE_list("generated", [], "Folders of films and sounds that any system has generated, "
+                      "called after the examples, FOLDER or NAME=FOLDER: they are scored, in place "
+                      "of a checkpoint.")
+    flags.DEFINE_string("generated_ids", "", "A CSV with the columns id and file: which file of "
+                        "every folder of --generated is which example's.")
     flags.DEFINE_bool("list", False, "Print every metric with its meaning, and nothing else.")
 
 
@@ -89,17 +107,22 @@ def main(argv):
         launch_flags.check_local("--out", args.out)
         compare.run(args.compare, args.out)
         return
-    launch_flags.check_given(args.config)
-    if not args.checkpoint and not args.sensitivity:
-        raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
-                                                        "avjax train or one checkpoint")
-    launch_flags.check_local("--out", args.out)
-    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
-        if given := getattr(args, name):
-            args.config.evaluate[name] = given
     if args.sensitivity:
         alter(args)
         return
+    if args.benchmarks:
+        print(declaration.listed(), end="")
+        return
+    benchmark = named_of(args)
+    if args.generated:
+        score_folders(args, benchmark)
+        return
+    if not benchmark:
+        launch_flags.check_given(args.config)
+    if not args.checkpoint:
+        raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
+                                                        "avjax train or one checkpoint")
+    launch_flags.check_local("--out", args.out)
     given = paths.folder(args.checkpoint)
     if not given.exists():
         raise UserError("no checkpoint here", where=args.checkpoint,
@@ -107,14 +130,55 @@ def main(argv):
                         "checkpoint of it", found="no such folder",
                         hint="check the path, or train first")
     workdir = workdir_of(given)
-    results = paths.folder(args.out or workdir)
+    config = args.config or generate.load_config(workdir)
+    set_judges(args, config)
+    out = args.out
+    if benchmark:
+        named.of_checkpoint(config, benchmark, args.data, args.split)
+        out = out or str(workdir / "benchmarks" / benchmark.name)
+        launch_flags.check_local("--out", out)
+    results = paths.folder(out or workdir)
     if args.watch:
-        watched(args, given, workdir, results)
+        watched(args, config, benchmark, given, workdir, results)
         return
     workers.spread("launch.evaluate", str(results))
     enable_compilation_cache()
     share = workers.share(args.shard)
-    merged = evaluate(args, given, workdir, results, share)
+    end(args, results, share, evaluate(args, config, benchmark, given, workdir, out, share))
+
+
+def named_of(args) -> declaration.Named | None:
+    """The benchmark of --benchmark. UserError: flags that need one another."""
+    for flag, needed in (("data", "benchmark"), ("generated", "benchmark"), ("benchmark", "data"),
+                         ("generated", "out"), ("generated_ids", "generated")):
+        if getattr(args, flag) and not getattr(args, needed):
+            raise UserError(f"--{flag} without --{needed}", where="command line",
+                            expected="--benchmark=NAME --data=DIR with --checkpoint=DIR, or with "
+                            "--generated=FOLDER --out=DIR",
+                            hint="avjax evaluate --benchmarks lists benchmarks")
+    for flag in ("checkpoint", "keep_media"):
+        if args.generated and getattr(args, flag):
+            raise UserError(f"--generated and --{flag}", where="command line",
+                            expected="one of the two", found="both")
+    return declaration.named(args.benchmark) if args.benchmark else None
+
+
+def score_folders(args, benchmark: declaration.Named) -> None:
+    """Scores --generated."""
+    launch_flags.check_local("--out", args.out)
+    results = paths.folder(args.out)
+    workers.spread("launch.evaluate", str(results))
+    enable_compilation_cache()
+    share = workers.share(args.shard)
+    with lock.hold(results / rows.lock_file(share), "the results in", results):
+        merged = named.evaluate(benchmark, args.data, args.generated, out=args.out,
+                                ids=args.generated_ids, networks=args.networks, splits=args.split,
+                                ranked_by=args.ranked_by, share=share)
+    end(args, results, share, merged)
+
+
+def end(args, results, share: rows.Share, merged: dict | None) -> None:
+    """Exits with what became of this process' share."""
     if merged is None:
         print(f"share {share[0]} of {share[1]} is scored; whoever finishes last writes the results "
               f"in {results}")
@@ -123,11 +187,20 @@ def main(argv):
         sys.exit(PARTIAL)
 
 
+def set_judges(args, config) -> None:
+    """What was given on the command line of config.evaluate."""
+    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
+        if given := getattr(args, name):
+            config.evaluate[name] = given
+
+
 def alter(args) -> None:
     """Writes and prints what metrics say of the truth made worse."""
+    launch_flags.check_given(args.config)
     if not args.out:
         raise UserError("no folder for the results of --sensitivity", expected="--out=DIR")
     launch_flags.check_local("--out", args.out)
+    set_judges(args, args.config)
     benchmark, _ = jobs.open_benchmark(args.config, args.checkpoint or args.out)
     with lock.hold(paths.folder(args.out) / lock.RESULTS, "the results in", args.out):
         results = sensitivity.run(benchmark, args.out, args.split or args.config.evaluate.splits,
@@ -136,7 +209,7 @@ def alter(args) -> None:
     print(f"results: {paths.folder(args.out) / sensitivity.NAME}.json, .txt, .png")
 
 
-def watched(args, given, workdir, results) -> None:
+def watched(args, config, benchmark, given, workdir, results) -> None:
     """--watch: by this process alone. Exit code 3 where examples of a step failed."""
     if args.processes or args.shard or workers.share(None) != rows.WHOLE:
         raise UserError("one process watches, with all its devices", where="--watch",
@@ -147,14 +220,15 @@ def watched(args, given, workdir, results) -> None:
                         found=f"--checkpoint={args.checkpoint}",
                         hint="mount the bucket as a folder, or leave the step out")
     enable_compilation_cache()
-    if not watch.watch(args.config, workdir, results, splits=args.split, idle=args.watch_for,
-                       every=args.watch_every, keep_media=args.keep_media,
-                       ranked_by=args.ranked_by):
+    if not watch.watch(config, workdir, results, splits=args.split, named=benchmark,
+                       idle=args.watch_for, every=args.watch_every,
+                       keep_media=args.keep_media, ranked_by=args.ranked_by):
         sys.exit(PARTIAL)
 
 
-def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
+def evaluate(args, config, benchmark, given, workdir, out, share: rows.Share) -> dict | None:
     """This process' share of the examples, and the results where it is the last."""
+    results = paths.folder(out or workdir)
     step = int(given.name) if given.name.isdigit() and given != workdir else None
     apart = paths.is_remote(results) and share != rows.WHOLE  # no process sees the others' copies
     if apart and not (results / rows.rows_file(share)).exists():
@@ -162,9 +236,10 @@ def evaluate(args, given, workdir, results, share: rows.Share) -> dict | None:
 
     def score(merge: bool = True):
         with remote.at_hand(workdir, step) as here:
-            return jobs.evaluate(args.config, here, splits=args.split, out=args.out, share=share,
+            return jobs.evaluate(config, here, splits=args.split, out=out, share=share,
                                  checkpoint=here if paths.is_remote(given) else given, merge=merge,
-                                 keep_media=args.keep_media, ranked_by=args.ranked_by)
+                                 keep_media=args.keep_media, ranked_by=args.ranked_by,
+                                 named=benchmark)
 
     with lock.hold(results / rows.lock_file(share), "the results in", results):
         if not apart:

@@ -24,9 +24,9 @@ from eval.run.rows import clean
 from eval.study import design, export, ratings, score, stimuli, text
 from launch import flags as launch_flags
 
-COMMANDS = {"export": {"results", "media", "kind", "out", "split", "variant", "items", "common",
-                       "raters", "design", "question", "ties", "reference", "checks", "catch",
-                       "title", "instructions", "seed"},
+COMMANDS = {"export": {"results", "media", "kind", "out", "split", "variant", "medium", "items",
+                       "common", "raters", "design", "question", "ties", "reference", "checks",
+                       "catch", "title", "instructions", "seed"},
             "score": {"key", "allow_missed", "difference", "power", "json", "out"}}
 
 
@@ -41,6 +41,8 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "export: a new folder. score: file for the report as JSON.")
     flags.DEFINE_list("split", [], "export: splits of --results; default all.")
     flags.DEFINE_list("variant", [], "export: variants of --results; default all.")
+    flags.DEFINE_enum("medium", "", ["", "video", "audio"], "export: films or sounds alone; "
+                      "default the film of what is there as both.")
     flags.DEFINE_integer("items", 0, "export: items to judge, drawn by the seed; 0 for all.",
                          lower_bound=0)
     flags.DEFINE_bool("common", False, "export: leave out items that not all conditions have.")
@@ -97,7 +99,8 @@ def main(words: list[str]) -> None:
 def write(args) -> None:
     if not args.out:
         raise UserError("--out is missing", expected="a new folder")
-    conditions = stimuli.conditions(args.results, args.media, args.split, args.variant)
+    conditions = stimuli.conditions(args.results, args.media, args.split, args.variant,
+                                    args.medium)
     items = stimuli.items(conditions, args.items, args.common, args.seed)
     key = export.write(args.out, conditions, items, kind=args.kind,
                        asked=export.questions(args.question, args.kind), ties=args.ties,

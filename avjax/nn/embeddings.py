@@ -52,13 +52,20 @@ def rotate(x_BHTK, cos_TK, sin_TK, pairs: str = "halves"):
     pairs="adjacent": (x[2i], x[2i+1]). pairs="halves": (x[i], x[i + K/2]), the same rotation after
     the channels are reordered (avjax.weights.layouts.halves_from_adjacent); contiguous, hence much
     cheaper, and scores
-    do not change when queries and keys are reordered alike.
+    do not change when queries and keys are reordered alike. pairs="product": the rotation of
+    "halves" through a product with a permutation, exact in 16 bits too: accelerators take channels
+    in tiles of 128 and would copy halves of them.
     """
     cos, sin = cos_TK.astype(x_BHTK.dtype), sin_TK.astype(x_BHTK.dtype)
     if pairs == "adjacent":
         even, odd = x_BHTK[..., 0::2], x_BHTK[..., 1::2]
         return jnp.stack([even * cos - odd * sin, even * sin + odd * cos],
                          axis=-1).reshape(x_BHTK.shape)
+    if pairs == "product":
+        width = x_BHTK.shape[-1]
+        other = x_BHTK @ jnp.roll(jnp.eye(width, dtype=x_BHTK.dtype), width // 2, axis=0)
+        return (x_BHTK * jnp.concatenate([cos, cos], axis=-1)
+                + other * jnp.concatenate([-sin, sin], axis=-1))
     # a flip of a two-long axis stays inside one fused loop, where a roll or a concatenation costs
     # passes of its own
     x = x_BHTK.reshape(*x_BHTK.shape[:-1], 2, -1)

@@ -235,10 +235,21 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.scale, self.eps)
 
 
+def matrix_units(dtype) -> bool:
+    """True for the arithmetic of accelerators, 16 bits, whose arrays lie in tiles of their last two
+    axes: short axes there, as of gate and value or of queries, keys and values, cost copies."""
+    return jnp.dtype(dtype).itemsize <= 2
+
+
+def halves(pair):
+    """Gate and value of an array (..., 2, F), or of a tuple of both."""
+    return pair if isinstance(pair, tuple) else (pair[..., 0, :], pair[..., 1, :])
+
+
 @jax.custom_vjp
 def swiglu(pair):
-    """(..., 2, F) gate and value -> silu(gate) * value, (..., F) (Shazeer 2020)."""
-    gate, value = pair[..., 0, :], pair[..., 1, :]
+    """Gate and value, see `halves` -> silu(gate) * value, (..., F) (Shazeer 2020)."""
+    gate, value = halves(pair)
     return gate * jax.nn.sigmoid(gate) * value
 
 
@@ -247,17 +258,18 @@ def _swiglu_fwd(pair):
 
 
 def _swiglu_bwd(pair, dy):
-    gate, value = pair[..., 0, :], pair[..., 1, :]
+    gate, value = halves(pair)
     sigmoid = jax.nn.sigmoid(gate)
-    dgate = dy * value * sigmoid * (1 + gate * (1 - sigmoid))
-    return (jnp.stack([dgate, dy * gate * sigmoid], axis=-2),)
+    dgate, dvalue = dy * value * sigmoid * (1 + gate * (1 - sigmoid)), dy * gate * sigmoid
+    return ((dgate, dvalue) if isinstance(pair, tuple) else jnp.stack([dgate, dvalue], axis=-2),)
 
 
 swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
 class SwiGLU(nn.Module):
-    """x -> (silu(x @ gate) * (x @ value)) @ out, without biases; gate and value are one product."""
+    """x -> (silu(x @ gate) * (x @ value)) @ out, without biases; gate and value are one
+    product, but for `matrix_units`."""
 
     width: int
     hidden: int
@@ -277,7 +289,11 @@ class SwiGLU(nn.Module):
             return shard(pair, *[UNCONSTRAINED] * (x.ndim - 1), None, "width")
 
         if num_shards("width") == 1:
-            return self.outputs(self.gate(split(self.inputs(x))))
+            if matrix_units(self.dtype) or x.size // x.shape[-1] > self.width:
+                pair = tuple(self.inputs(x, columns=i) for i in range(2))
+            else:
+                pair = split(self.inputs(x))
+            return self.outputs(self.gate(pair))
         # However they are stored, the hidden units are split for use, padded with zeros.
         inputs = self.inputs.kernel.astype(self.dtype)
         outputs = self.outputs.kernel.astype(self.dtype)

@@ -25,12 +25,15 @@ dialogues, `PFD_shuffled` with the own partner's frames of another time (a stran
 in themselves): what the measure is worth when the reaction is to something else.
 """
 
+import contextlib
 import functools
+import itertools
 import json
 
 import numpy as np
 
 from avjax.encoders import portrait
+from avjax.encoders.plain_text import plain
 from avjax.encoders.voice_activity import Detector
 from avjax.errors import UserError
 from avjax.signal.resample import resampled
@@ -66,18 +69,15 @@ def face_encoder(decoder):
     return portrait.from_recipe(decoder.recipes["faces"], decoder.codecs.get("faces"))
 
 
-def _turns(text: str, names: list[str] | None) -> list[str] | None:
-    """What each speaker says by a script, in its order; None where the text is none of theirs."""
-    try:
-        said = script.parse(text, names=names or ())
-    except UserError:
-        return None
-    out: list[list[str]] = [[] for _ in said.names]
-    for turn in said.turns:
-        out[turn.speaker].append(turn.text)
-        for small in turn.backchannels:
-            out[small.speaker].append(small.text)
-    return [" ".join(texts) for texts in out]
+def _turns(text: str, names: list[str]) -> list[str]:
+    """What each of the speakers says by a script, in its order; nothing where it is none of
+    theirs."""
+    known, said = list(map(plain, names)), [""] * len(names)
+    with contextlib.suppress(UserError, ValueError):
+        found = script.parse(text)
+        for turn in (one for t in found.turns for one in (t, *t.backchannels)):
+            said[known.index(found.names[turn.speaker])] += f" {turn.text}"
+    return [words.strip() for words in said]
 
 
 def degradable(system, decoder) -> bool:
@@ -125,8 +125,8 @@ class Benchmark(Base):
         if full and not self.has_lips:
             self.read_pictures("latents" in self.streams)
         self.heard = full and set().union(*self.makes.values()) >= {"mel"}
-        self._said: dict[str, tuple[list, list]] = {}
-        self.has_words = self.heard and self.has_lips and bool(self.vocabulary)  # of puppets
+        self._said: dict[str, list[tuple[list[str], list[str]]]] = {}
+        self.has_words = self.heard and decoder.face_kind == "puppet" and bool(self.vocabulary)
 
     # ---- definitions
 
@@ -185,9 +185,8 @@ class Benchmark(Base):
         order = self._draw(split, index).permutation(len(rest))
         return [rest[i] for i in order[:count]] or [index]
 
-    def said(self, split: str) -> tuple[list, list]:
-        """(names, what each says) of every dialogue, a list a speaker; None where its script does
-        not tell."""
+    def said(self, split: str) -> list[tuple[list[str], list[str]]]:
+        """(names, what each says) in every dialogue, of the first speaker, the second, ..."""
         if split not in self._said:
             fields = tuple(n for n in ("speakers", "text") if n in self.dataset.features)
             names, texts = [], self.labels(split)[1]
@@ -195,16 +194,18 @@ class Benchmark(Base):
                 example = {}
                 with failures.tolerated(index, lambda *_: None):  # it fails when it is scored
                     example = self._source(self.dataset, split, fields)[index]
-                names.append(json.loads(example.get("speakers", "null")))
-            self._said[split] = names, [_turns(text, of) for text, of in
-                                        zip(texts, names, strict=True)]
+                names.append(json.loads(example.get("speakers", "[]")))
+            said = map(_turns, texts, names)
+            self._said[split] = [tuple(map(list, zip(*of, strict=True))) for of in
+                                 itertools.zip_longest(*map(zip, names, said),
+                                                       fillvalue=("", ""))]
         return self._said[split]
 
     @functools.cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """All words of the corpus, held-out splits included: the recogniser's grammar."""
-        return tuple(sorted({word for split in self.dataset.splits for of in self.said(split)[1]
-                             for text in of or () for word in words_of(text)}))
+        return tuple(sorted({word for split in self.dataset.splits for _, texts in self.said(split)
+                             for text in texts for word in words_of(text)}))
 
     @functools.cached_property
     def recogniser(self) -> Recogniser:
@@ -236,6 +237,9 @@ class Benchmark(Base):
                                for speaker in self.decoder.speakers(streams)], axis=2)
 
     # ---- variants
+
+    def speaking(self, split, index, frames):
+        return self.truth(split, index).speaking(frames)
 
     def given(self, variant: str, example: dict) -> dict:
         """The example, or it with worse portraits and their face embeddings."""

@@ -20,18 +20,25 @@ def player(benchmark, title: str, signals, identity) -> str:
     video = video_and_poster(benchmark, signals, identity)
     if video:
         clip, poster = video
-        element = (f"<video controls preload=metadata poster='{_data('image/jpeg', poster)}' "
+        element = (f"<video controls preload=metadata aria-label='{_attribute(title)}' "
+                   f"poster='{_data('image/jpeg', poster)}' "
                    f"src='{_data('video/mp4', clip)}'></video>")
     else:
         sound = signals.waveform if signals.has_audio else np.zeros(1, np.float32)
         wave = wav_bytes(sound, benchmark.sample_rate)
-        element = f"<audio controls src='{_data('audio/wav', wave)}'></audio>"
+        element = (f"<audio controls aria-label='{_attribute(title)}' "
+                   f"src='{_data('audio/wav', wave)}'></audio>")
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{element}</figure>"
 
 
-def picture(png: bytes, alt: str) -> str:
-    """An <img>."""
-    return f"<img alt='{alt}' src='{_data('image/png', png)}'>"
+def picture(png: bytes, alt: str, file: str = "") -> str:
+    """An <img>. `file`: the same below the page's folder."""
+    also = f" data-file='{file}'" if file else ""
+    return f"<img alt='{alt}'{also} src='{_data('image/png', png)}'>"
+
+
+def _attribute(text: str) -> str:
+    return html.escape(text, quote=True)
 
 
 def _data(kind: str, content: bytes) -> str:

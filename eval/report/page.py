@@ -1,5 +1,5 @@
-"""report.html: one self-contained page with the table, the targets, training curves and some
-examples to see and hear beside the ground truth."""
+"""report.html: one self-contained page with tables, targets, curves and some examples to see and
+hear beside the ground truth; its plots are also files in plots/."""
 
 import datetime
 import html
@@ -9,17 +9,17 @@ import pathlib
 import string
 
 from avjax.storage import atomic
-from eval.registry import AUDIO, MOTION, TOKENS
-from eval.report import history, media, plots
-from eval.report.tables import cell, count, number, shown
+from eval.registry import FAMILIES
+from eval.report import energy, examples, history, plots, summary
+from eval.report.drawn import Drawn
+from eval.run import failed
 
 REPORT_FILE = "report.html"
-_TITLES = {"codec": "codec alone", "shuffled": "another one", "mean": "mean frame"}
 _PUPPETS = ("<p class=note>Puppets are drawn faces with synthetic voices whose every parameter is "
             "known. These numbers show that the model learned and that the plumbing works; they "
             "say nothing about realism.</p>")
-_EXAMPLES = ("<h2>Examples</h2><p class=note>Both sides go through the same codecs. None of these "
-             "was seen in training.</p>")
+_EXAMPLES = ("<h2 id=examples>Examples</h2><p class=note>Both sides go through the same codecs. "
+             "None of these was seen in training.</p>")
 
 
 def shows(out_dir, results: dict) -> bool:
@@ -29,11 +29,13 @@ def shows(out_dir, results: dict) -> bool:
 
 
 def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.Path:
-    """Writes report.html, whole or not at all.
+    """Writes report.html, whole or not at all, and plots/.
 
     Args:
-      out_dir: folder of the report.
-      results: what `eval.run.runner.Run.results` returned.
+      out_dir: folder of the report; its history.jsonl gives scores over steps.
+      results: what `eval.run.runner.Run.results` returned. Where it has "published": {column:
+        {"source": text, "note": text, "values": {split: {metric: number}}}}, papers' numbers stand
+        beside ours.
       samples: from `eval.run.runner.samples`: examples with the Signals of variants and truth.
       workdir: a training run's folder; its metrics.jsonl gives the curves.
     """
@@ -41,95 +43,68 @@ def write(out_dir, results: dict, samples: list[dict], workdir=None) -> pathlib.
     if results.get("step") is not None:
         about.append(f"step {results['step']}")
     about.append(datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    drawn = Drawn(out_dir)
     parts = [_PUPPETS] if "puppets" in results["benchmark"] else []
-    parts += [_split_section(split, results) for split in results["summary"]]
-    curves = history.read_history(pathlib.Path(workdir) / "metrics.jsonl") if workdir else {}
-    if curves:
-        drawn = plots.png(plots.training_curves(curves))
-        parts.append(f"<h2>Training</h2>{media.picture(drawn, 'training curves')}")
-    if samples:
-        parts += [_EXAMPLES, *map(_example, samples)]
-    page = string.Template(resource("page.html")).substitute(
-        name=html.escape(results.get("name") or results["benchmark"]),
-        about=html.escape(" · ".join(about)), style=resource("style.css"), body="\n".join(parts),
-        recipes=html.escape(json.dumps(results["recipes"], indent=1)))
+    parts += [summary.section(split, results, drawn) for split in results["summary"]]
+    if lines := failed.lines(results):
+        parts.append("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(x)}</li>" for x in lines)
+                     + "</ul>")
+    parts += _over_steps(out_dir, workdir, drawn)
+    shown = [examples.section(sample, drawn) for sample in samples]
+    parts += [_EXAMPLES, *shown] if shown else []
+    recipes = results["recipes"] | ({"expression energy": energy.RECIPE} if shown else {})
+    page = fill(results.get("name") or results["benchmark"], " · ".join(about), "\n".join(parts),
+                json.dumps(recipes, indent=1), _filters(results))
     path = pathlib.Path(out_dir) / REPORT_FILE
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
     atomic.write(path, page)
+    drawn.forget_others(before)
     return path
+
+
+def fill(name: str, about: str, body: str, recipes: str, filters: str = "") -> str:
+    """A page's text. `body` and `filters` are HTML, the others plain."""
+    return string.Template(resource("page.html")).substitute(
+        name=html.escape(name), about=html.escape(about), body=body, filters=filters,
+        recipes=html.escape(recipes), style=resource("style.css"),
+        script=f"<script>\n{resource('report.js')}</script>" if filters else "")
 
 
 def resource(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _split_section(split: str, results: dict) -> str:
-    variants, models = results["summary"][split], results["models"]
-    titles = _TITLES | {"truth": "ground truth" if "codec" in variants
-                        else "ground truth via codec"}
-    head = "".join(f"<th>{titles.get(v, v)}</th>" for v in variants)
-    rows = []
-    lacking = results.get("not_measured", {})
-    for metric in shown(variants, lacking):
-        cells = "".join(f"<td{' class=model' if v in models else ''}>"
-                        f"{_cell(entries.get(metric.name))}</td>"
-                        for v, entries in variants.items())
-        if metric.name in lacking:
-            cells = (f"<td colspan={len(variants)}>not measured: "
-                     f"{html.escape(lacking[metric.name])}</td>")
-        meaning = html.escape(metric.explanation)
-        rows.append(f"<tr><td><b>{metric.name}</b><small>{meaning}</small></td>{cells}</tr>")
-    targets = "".join(
-        f"<li class={'met' if t['met'] else 'missed'}>{html.escape(t['metric'])} "
-        f"{html.escape(t['target'])} "
-        f"<span class=soft>({number(t['value'])} against {number(t['limit'])})</span></li>"
-        for t in results["targets"].get(split, ()))
-    return (f"<h2>{html.escape(split)} <span class=soft>{count(results, split)} "
-            "examples</span></h2>"
-            f"<div class=scroll><table><tr><th>metric</th>{head}</tr>{''.join(rows)}</table></div>"
-            + (f"<ul class=targets>{targets}</ul>" if targets else "")
-            + "<p class=note>Small print: 95 % bootstrap interval over examples.</p>")
+def _over_steps(out_dir, workdir, drawn: Drawn) -> list[str]:
+    """Scores at several steps, and the training's curves, where they are known."""
+    parts = []
+    for split, series in history.read_scores(out_dir, workdir).items():
+        name = html.escape(split, quote=True)
+        steps = sorted({int(step) for of in series.values() for x in of.values() for step in x[0]})
+        image = drawn.picture(f"scores.{split}", plots.scores(series), f"scores over steps: "
+                              f"{', '.join(series)}, steps {steps[0]} to {steps[-1]}")
+        parts.append(f"<section data-item data-split='{name}' data-words='scores over steps "
+                     f"{' '.join(series)}'><h2>Scores over steps <span class=soft>{name}</span>"
+                     f"</h2>{image}</section>")
+    if workdir and (curves := history.read_history(pathlib.Path(workdir) / history.TRAINING)):
+        image = drawn.picture("training", plots.training_curves(curves),
+                              f"training curves: {', '.join(curves)}")
+        parts.append(f"<h2>Training</h2>{image}")
+    return parts
 
 
-def _cell(entry) -> str:
-    value, _, interval = cell(entry).partition(" [")
-    if not interval:
-        return value
-    return f"{value}<small>{interval.rstrip(']').replace(', ', ' – ')}</small>"
+def _filters(results: dict) -> str:
+    """Of the tables' rows and the examples."""
+    present = {m.family for split in results["summary"] for m in summary.metrics(results, split)}
+    families = sorted(present, key=[*FAMILIES, *sorted(present)].index)
 
+    def select(name: str, label: str, values) -> str:
+        options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
+        return (f"<label>{label} <select id={name}><option value=''>all</option>{options}</select>"
+                "</label>")
 
-def _example(sample: dict) -> str:
-    truth, benchmark = sample["truth"], sample["benchmark"]
-    names = {"model": "generated"}  # the only variant of a system with one task
-    models = {names.get(variant, variant): signals for variant, signals in sample["models"].items()}
-    players = "".join(media.player(benchmark, who, signals, sample["identity"])
-                      for who, signals in (models | {"ground truth via codec": truth}).items())
-    return (f"<section class=example><p class=said>“{html.escape(sample['text'])}”</p><p "
-            f"class=note>{html.escape(sample['split'])} · {html.escape(sample['id'])}</p>"
-            f"{_heard(models, truth) if benchmark.has_words else ''}<div class=pair>{players}</div>"
-            f"<div class=plots>{_plots(models, truth, benchmark)}</div></section>")
-
-
-def _heard(models: dict, truth) -> str:
-    heard = "".join(f"{html.escape(who)} “{html.escape(signals.transcript)}”, "
-                    for who, signals in models.items() if AUDIO in signals.scored)
-    return (f"<p class=note>heard by the recogniser: {heard}ground truth "
-            f"“{html.escape(truth.transcript)}”</p>")
-
-
-def _plots(models: dict, truth, benchmark) -> str:
-    figures = []
-    for who, signals in models.items():
-        if TOKENS in signals.scored:
-            pair = plots.token_pair(signals.tokens_TC, truth.tokens_TC)
-            figures.append(media.picture(plots.png(pair), "tokens"))
-        if AUDIO in signals.scored & truth.scored:
-            pair = plots.spectrogram_pair(signals.mel_TM, truth.mel_TM, signals.mel_rate)
-            figures.append(f"<figure><figcaption>{html.escape(who)}</figcaption>"
-                           f"{media.picture(plots.png(pair), 'spectrograms')}</figure>")
-    moving = {who: signals for who, signals in models.items()
-              if MOTION in signals.scored & truth.scored}
-    if moving:
-        pairs, threshold = plots.curve_pairs(benchmark, moving, truth)
-        drawn = plots.curves(pairs, benchmark.motion_fps, threshold)
-        figures.append(media.picture(plots.png(drawn), "motion curves"))
-    return "".join(figures)
+    return ("<form class=filters role=search aria-label='What is shown'>"
+            f"{select('split', 'Split', results['summary'])}"
+            f"{select('family', 'Metrics of', families)}"
+            "<label>Search <input id=words type=search autocomplete=off></label>"
+            "<button type=reset>Show all</button>"
+            "<span id=count class=soft role=status></span></form>")

@@ -8,8 +8,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from avjax.signal import mel  # noqa: E402
+from avjax.signal.runs import intervals  # noqa: E402
 
 INK, TRUE = "#222222", "#1d4ed8"
 GENERATED = ("#c2410c", "#0f766e", "#a21caf", "#a16207")  # one a model variant
@@ -68,10 +70,10 @@ def curve_pairs(benchmark, models: dict, truth):
 
     Returns:
       ([(name, {who: generated curve}, true curve)], threshold of lip closure or None): the rows of
-      `curves`.
+      `curves`, none where nothing can be drawn.
     """
     rows, threshold = [], None
-    if not benchmark.decoder.has_face:
+    if benchmark.has_codes and not benchmark.decoder.has_face:
         liveliest = np.argsort(-truth.codes_TC.std(0), kind="stable")[:2]
         return [(f"motion code {k}", {who: s.codes_TC[:, k] for who, s in models.items()},
                  truth.codes_TC[:, k])
@@ -82,10 +84,10 @@ def curve_pairs(benchmark, models: dict, truth):
         true_aperture, width = truth.lips
         rows.append(("lip aperture", {who: s.lips[0] for who, s in speaks.items()}, true_aperture))
         threshold = benchmark.lip_recipe["tau"] * float(np.mean(width))
-    else:
+    elif benchmark.has_codes:
         rows.append(("face code 0", {who: s.face_NF[:, 0] for who, s in models.items()},
                      truth.face_NF[:, 0]))
-    if truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
+    if benchmark.has_codes and truth.pose_NP.shape[1] > 1 and np.ptp(truth.pose_NP) > 0:
         axis = int(np.argmax(truth.pose_NP.std(0)))
         rows.append((f"head pose {axis} (z)",
                      {who: s.pose_NP[:, axis] for who, s in models.items()},
@@ -112,16 +114,91 @@ def training_curves(history: dict[str, tuple[np.ndarray, np.ndarray]], columns: 
     return figure
 
 
+def scores(series: dict[str, dict[str, np.ndarray]], columns: int = 3):
+    """Small multiples, one a metric: {metric: {variant: (4, N): step, value, low, high}}."""
+    rows = -(-len(series) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.1 * rows + 0.3),
+                                squeeze=False, layout="constrained")
+    names = list(dict.fromkeys(v for of in series.values() for v in of))
+    colors = dict(zip((n for n in names if n != "truth"), itertools.cycle(GENERATED)))
+    for axis in axes.flat[len(series):]:
+        axis.set_visible(False)
+    for axis, (metric, variants) in zip(axes.flat, series.items(), strict=False):
+        for name, (steps, values, low, high) in variants.items():
+            color = colors.get(name, TRUE)
+            axis.plot(steps, values, color=color, lw=1.2, marker="o", ms=3, label=name)
+            axis.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+        axis.set_title(metric, loc="left", fontsize=9, color=INK)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=7, colors=INK)
+    legend(figure, axes)
+    return figure
+
+
+def histograms(panels: dict[str, dict[str, np.ndarray]], bins: int = 24):
+    """Densities beside each other, one a panel: {title: {who: values}}, the truth's filled."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.5), squeeze=False,
+                                layout="constrained")
+    for axis, (title, values) in zip(axes[0], panels.items(), strict=True):
+        pooled = np.concatenate(list(values.values()))
+        edges = np.histogram_bin_edges(np.clip(pooled, *np.percentile(pooled, [1, 99])), bins)
+        colors = itertools.cycle(GENERATED)
+        for who, x in values.items():
+            x = np.clip(x, edges[0], edges[-1])  # what lies outside is in the last bins
+            if who == "truth":
+                axis.hist(x, edges, density=True, color=TRUE, alpha=0.3, label=who)
+            else:
+                axis.hist(x, edges, density=True, histtype="step", lw=1.4, color=next(colors),
+                          label=who)
+        axis.set_title(title, loc="left", fontsize=9, color=INK)
+        axis.set_xlabel("seconds", fontsize=8)
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(labelsize=7, colors=INK)
+    legend(figure, axes)
+    return figure
+
+
+def energies(rows, fps: float, truth: str):
+    """Expression energy over time, one row an eval.report.energy.Curves; `truth` is what the
+    truth's curve is called. Shaded where the row's speaker speaks."""
+    figure, axes = _figure(len(rows), 1.1 + 1.2 * len(rows))
+    for axis, row in zip(axes, rows, strict=True):
+        colors = itertools.cycle(GENERATED)
+        for who, x in row.energies.items():
+            color = TRUE if who == truth else next(colors)
+            axis.plot(np.arange(len(x)) / fps, x, color=color, lw=1.2, label=who)
+        if row.speaking is not None:
+            for begin, end in intervals(row.speaking):
+                axis.axvspan(begin / fps, end / fps, color=INK, alpha=0.08, lw=0)
+        axis.set_ylabel(row.title, fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0)
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=4, fontsize=8, frameon=False)
+    axes[-1].set_xlabel("seconds", fontsize=8)
+    return figure
+
+
+def legend(figure, axes) -> None:
+    """One for all axes, below them."""
+    handles = {label: handle for axis in axes.flat for handle, label in
+               zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncol=6, fontsize=8,
+                      frameon=False)
+
+
 def png(figure) -> bytes:
-    """PNG bytes; closes the figure."""
+    """PNG bytes of at most 256 colours, which take a third of the space; closes the figure."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
+    picture = Image.fromarray(image(figure, dpi=110))
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def image(figure) -> np.ndarray:
+def image(figure, dpi: int = 100) -> np.ndarray:
     """(H, W, 3) uint8; closes the figure."""
+    figure.set_dpi(dpi)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     plt.close(figure)

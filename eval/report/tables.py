@@ -11,33 +11,60 @@ WIDEST = 4  # variants whose intervals still fit beside each other
 
 
 def table(results: dict) -> str:
-    """Metric by variant, then the targets, a split after the other. With many variants, values
-    alone."""
-    lines = []
+    """Metric by variant and by what papers report, then the targets, a split after the other. With
+    many columns, values alone."""
+    lines, papers = [], results.get("published") or {}
     for split, variants in results["summary"].items():
-        narrow = len(variants) > WIDEST
+        narrow = len(variants) + len(papers) > WIDEST
         width = 10 if narrow else 24
-        width = max(width, 2 + max(map(len, variants)))
+        width = max(width, 2 + max(map(len, (*variants, *papers))))
         lines += [f"{split}: {count(results, split)} examples  "
                   f"({'values' if narrow else 'value, then 95 % interval over examples'})",
-                  f"  {'metric':<26}{'better':<8}" + "".join(f"{v:>{width}}" for v in variants)]
+                  f"  {'metric':<26}{'better':<8}"
+                  + "".join(f"{v:>{width}}" for v in (*variants, *papers))]
         lacking = results.get("not_measured", {})
         for metric in shown(variants, lacking):
+            theirs = [reported(paper, split, metric.name) for paper in papers.values()]
+            name = f"  {metric.name:<26}{metric.better:<8}"
             if metric.name in lacking:
+                if any(theirs):
+                    lines.append(name + " " * width * len(variants)
+                                 + "".join(f"{c or '-':>{width}}" for c in theirs))
+                    name = ""
                 lines += textwrap.wrap(f"not measured: {lacking[metric.name]}", COLUMNS,
-                                       initial_indent=f"  {metric.name:<26}{metric.better:<8}  ",
+                                       initial_indent=f"{name:<36}  ",
                                        subsequent_indent=" " * 38, break_long_words=False)
                 continue
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
-            lines.append(f"  {metric.name:<26}{metric.better:<8}"
-                         + "".join(f"{c:>{width}}" for c in cells))
+            lines.append(name + "".join(f"{c or '-':>{width}}" for c in (*cells, *theirs)))
         for t in results["targets"].get(split, ()):
             lines.append(f"  target: {t['metric']} {t['target']}: "
                          f"{'met' if t['met'] else 'missed'} "
                          f"({number(t['value'])} against {number(t['limit'])})")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *sources(papers)])
+
+
+def reported(paper: dict, split: str, metric: str) -> str:
+    """What a paper reports, with a mark where its definition is not ours; "" where nothing."""
+    value = paper["values"].get(split, {}).get(metric)
+    return "" if value is None else number(value) + "*" * (metric in paper.get("caveats", {}))
+
+
+def sources(papers: dict[str, dict]) -> list[str]:
+    """Who reports what, with which caveats, each said once."""
+    lines, told = [], set()
+    for name, paper in papers.items():
+        said = [f"{name}: {paper['source']}"]
+        said += [f"not measured here: {metric} {number(value)}"
+                 for metric, value in paper.get("elsewhere", {}).items()]
+        remarks = {paper.get("note", ""), *(f"* {metric}: {text}" for metric, text
+                                            in paper.get("caveats", {}).items())} - {""}
+        lines.append("; ".join(said))
+        lines += [f"  {remark}" for remark in sorted(remarks - told)]
+        told |= remarks
+    return lines
 
 
 def shown(variants: dict[str, dict], lacking: Container[str] = ()) -> list[Metric]:

@@ -1,5 +1,6 @@
 """Which examples came out best, in the middle and worst, by a metric that each example has."""
 
+import collections
 import difflib
 import math
 
@@ -45,11 +46,21 @@ def check(metric: str) -> Metric:
 
 
 def by_default(results: dict) -> str:
-    """The first metric of the table that models' examples can be ranked by; "" where there is
-    none."""
-    return next((m.name for m in all_metrics() if m.better and m.pool is pooling.by_mean and any(
-        _costs(results, m, split, variant)
-        for split in results["summary"] for variant in results["models"])), "")
+    """The first metric of the table that tells the examples of a model apart in all splits: all
+    have a number, and most another one (a lag in frames is mostly 0). Else the first that any
+    example has; "" where there is none."""
+    count = collections.Counter((row["split"], variant) for row in results["rows"]
+                                for variant in results["models"] if variant in row)
+
+    def tells(metric: Metric, split: str, variant: str, apart: bool) -> bool:
+        costs = [cost for cost, _ in _costs(results, metric, split, variant)]
+        return bool(costs) and (not apart or len(costs) == count[split, variant]
+                                and 2 * len(set(costs)) > len(costs))
+
+    return next((m.name for apart, whole in ((True, all), (False, any)) for m in all_metrics()
+                 if m.better and m.pool is pooling.by_mean and any(
+                     whole(tells(m, split, variant, apart) for split in results["summary"])
+                     for variant in results["models"])), "")
 
 
 def all_ranked(results: dict, metric: str = "") -> dict:

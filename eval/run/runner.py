@@ -27,6 +27,7 @@ from avjax.inference.generator import Failed, Generator, generate_split
 from avjax.storage import failures
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
+from eval.benchmarks.common.base import MODEL
 from eval.pooling import BOOTSTRAP
 from eval.run import flat, media
 from eval.run.failed import reason_of
@@ -107,7 +108,8 @@ class Run:
 
     def key(self, split: str, variant: str, index: int) -> str:
         """Names a row by all that decides it."""
-        made_by = self._made_by if variant in self.benchmark.models else ""
+        made_by = self.benchmark.content(variant, split, index) or (
+            self._made_by if variant in self.benchmark.models else "")
         return "|".join((split, self._ids(split)[index], variant, made_by,
                          self.benchmark.recipe_hash))
 
@@ -257,15 +259,18 @@ def generated(benchmark, generator: Generator, params, split: str, variant: str,
 
 
 def samples(benchmark, generator: Generator, params, splits: Iterable[str], count: int = SHOWN,
-            made: dict | None = None, failed: Iterable[dict] = ()) -> list[dict]:
-    """The first few scored examples of every split with Signals of every model variant and of the
-    truth, for the report. What `Run.score` has put into `made` is not generated again; examples of
-    `failed` (of results.json) are left out."""
+            made: dict | None = None, failed: Iterable[dict] = (),
+            ranked: dict | None = None) -> list[dict]:
+    """Some scored examples of every split with Signals of every model variant and of the truth, for
+    the report: the best, the median and the worst of the first variant that `ranked` (of
+    results.json) has, with their "place"; else the first `count`. What `Run.score` has put into
+    `made` is not generated again; examples of `failed` (of results.json) are left out."""
     out, made = [], dict(made or {})
     lost = {(f["split"], f["id"]) for f in failed}
     for split in splits:
-        ids = benchmark.source(split).ids
-        indices = [i for i in benchmark.select(split, 0) if (split, ids[i]) not in lost][:count]
+        ids, places = benchmark.source(split).ids, _places(ranked or {}, split)
+        indices = ([ids.index(name) for name in places if (split, name) not in lost] or [
+            i for i in benchmark.select(split, 0) if (split, ids[i]) not in lost][:count])
         for variant in benchmark.models:
             todo = [i for i in indices if (split, variant, i) not in made]
             made |= {(split, variant, i): x for i,
@@ -274,9 +279,18 @@ def samples(benchmark, generator: Generator, params, splits: Iterable[str], coun
                  "text": benchmark.labels(split)[1][index],
                  "models": {v: made[split, v, index] for v in benchmark.models},
                  "truth": benchmark.truth(split, index),
-                 "identity": benchmark.identity(split, index)}
+                 "identity": benchmark.identity(split, index),
+                 "place": places.get(ids[index], "")}
                 for index in indices]
     return out
+
+
+def _places(ranked: dict, split: str) -> dict[str, str]:
+    """{id: "best by METRIC"} of `eval.run.ranked.all_ranked`."""
+    variant, of = next(iter(ranked.get("examples", {}).get(split, {}).items()), ("", {}))
+    by = f"by {ranked.get('metric')}" + f" of {variant}" * (variant != MODEL)
+    return {name: f"{' and '.join(p for p, n in of.items() if n == name)} {by}"
+            for name in of.values()}
 
 
 def _system_recipe(system) -> dict:

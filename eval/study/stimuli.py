@@ -21,14 +21,16 @@ def kind(path: pathlib.Path) -> str:
     return SUFFIXES[path.suffix.lower()]
 
 
-def files(folder: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
+def files(folder: pathlib.Path, where: str, medium: str = "") -> dict[str, pathlib.Path]:
     """{item: file} of a folder and its folders; an item is a path in it without its suffix. Of one
-    item as film and as sound, the film. UserError: no folder, no media, two files of one item."""
+    item as film and as sound, the film, or `medium`: "video" or "audio" alone. UserError: no
+    folder, no such media, two files of one item."""
     if not folder.is_dir():
         raise UserError("no such folder", where=where, found=str(folder))
     found: dict[str, pathlib.Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or (
+                medium and kind(path) != medium):
             continue
         item = path.relative_to(folder).with_suffix("").as_posix()
         other = found.setdefault(item, path)
@@ -38,12 +40,13 @@ def files(folder: pathlib.Path, where: str) -> dict[str, pathlib.Path]:
         if kind(path) == "video":
             found[item] = path
     if not found:
-        raise UserError("no media in this folder", where=where, found=str(folder),
-                        expected=", ".join(SUFFIXES))
+        raise UserError(f"no {medium or 'media'} in this folder", where=where, found=str(folder),
+                        expected=", ".join(s for s, k in SUFFIXES.items() if medium in ("", k)))
     return found
 
 
-def kept(results: str, splits: Sequence[str], variants: Sequence[str]) -> Conditions:
+def kept(results: str, splits: Sequence[str], variants: Sequence[str],
+         medium: str = "") -> Conditions:
     """{variant: {"SPLIT/ID": file}} of an evaluation's kept media. Empty `splits` or `variants` are
     all. UserError if there are none, or no such split or variant."""
     folder = pathlib.Path(results).expanduser() / KEPT
@@ -62,24 +65,25 @@ def kept(results: str, splits: Sequence[str], variants: Sequence[str]) -> Condit
         split, variant = place.parent.name, place.name
         if (not splits or split in splits) and (not variants or variant in variants):
             out.setdefault(variant, {}).update(
-                {f"{split}/{item}": path for item, path in files(place, str(place)).items()})
+                {f"{split}/{item}": path
+                 for item, path in files(place, str(place), medium).items()})
     return out
 
 
 def conditions(results: Sequence[str], media: Sequence[str], splits: Sequence[str],
-               variants: Sequence[str]) -> Conditions:
+               variants: Sequence[str], medium: str = "") -> Conditions:
     """Of --results (their variants, after the folder's name where there are several) and of --media
     (NAME=FOLDER). UserError: fewer than one, or two of one name."""
     found: list[tuple[str, dict[str, pathlib.Path]]] = []
     for folder in results:
         prefix = f"{pathlib.Path(folder).absolute().name}/" if len(results) > 1 else ""
-        found += [(prefix + v, x) for v, x in kept(folder, splits, variants).items()]
+        found += [(prefix + v, x) for v, x in kept(folder, splits, variants, medium).items()]
     for given in media:
         name, equals, folder = given.partition("=")
         if not (name and equals and folder):
             raise UserError("a name and a folder are needed", where="--media",
                             expected="--media=NAME=FOLDER", found=given)
-        found.append((name, files(pathlib.Path(folder).expanduser(), f"--media={given}")))
+        found.append((name, files(pathlib.Path(folder).expanduser(), f"--media={given}", medium)))
     if not found:
         raise UserError("nothing to judge", expected="--results=DIR or --media=NAME=FOLDER")
     names = [name for name, _ in found]
@@ -112,7 +116,8 @@ def items(found: Conditions, most: int, common: bool, seed: int) -> list[str]:
     for item in sorted(everywhere):
         if len({kind(own[item]) for own in found.values()}) > 1:
             raise UserError("a film in one condition, a sound in another", where=item,
-                            found=", ".join(own[item].name for own in found.values()))
+                            found=", ".join(own[item].name for own in found.values()),
+                            hint="--medium=audio judges sounds alone")
     ordered = sorted(everywhere)
     if most and most < len(ordered):
         chosen = np.random.default_rng(seed).permutation(len(ordered))[:most]

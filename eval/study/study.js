@@ -207,7 +207,7 @@ at("trial").addEventListener("submit", go_on);
 at("skip").addEventListener("click", () => keep({}));
 at("save").addEventListener("click", save);
 document.addEventListener("keydown", key);
-at("keys").textContent = values.map(v => v === "=" ? "=" : v.toLowerCase()).join(" ") + " answer";
+at("keys").textContent = `${values.map(v => v.toLowerCase()).join(", ")} answer`;
 at("rater").value = new URLSearchParams(location.search).get("rater") || stored(last) || "";
 if (!study.level) {
   at("volume").hidden = true;

@@ -2,7 +2,6 @@
 
 import datetime
 import html
-import string
 
 import numpy as np
 
@@ -35,9 +34,7 @@ def write(table: dict, name: str) -> str:
                    f"{html.escape(', '.join(row['members']))}</li>" for row in table["rows"])
     body = "\n".join([*parts, f"<h2>Runs</h2><ul>{rows}</ul>"])
     meanings = {m["metric"]: m["meaning"] for block in table["blocks"] for m in block["metrics"]}
-    return string.Template(page.resource("page.html")).substitute(
-        name=html.escape(name), about=html.escape(about), style=page.resource("style.css"),
-        body=body, recipes=html.escape("\n".join(f"{k}: {v}" for k, v in meanings.items())))
+    return page.fill(name, about, body, "\n".join(f"{k}: {v}" for k, v in meanings.items()))
 
 
 def _table(table, block) -> str:
@@ -70,11 +67,7 @@ def figure(table, block) -> bytes:
         axis.set_visible(False)
     for axis, m in zip(axes.flat, metrics, strict=False):
         _plot(axis, m, rows)
-    handles = {label: handle for axis in axes.flat for handle, label in
-               zip(*axis.get_legend_handles_labels(), strict=True)}
-    if handles:
-        drawn.legend(handles.values(), handles, loc="outside lower center", ncol=6, fontsize=8,
-                     frameon=False)
+    plots.legend(drawn, axes)
     return plots.png(drawn)
 
 

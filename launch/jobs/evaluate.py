@@ -18,6 +18,7 @@ from data_pipelines.loading.loader import check_recipes
 from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from eval import benchmarks
+from eval.benchmarks.named.declaration import Named
 from eval.report import page, tables
 from eval.run import failed, ranked, runner, steps
 from eval.run.rows import WHOLE, Share, lock_file
@@ -27,9 +28,9 @@ from launch import flags as launch_flags
 PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
 
 
-def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
-    """(benchmark, feature dataset) of an experiment; `dataset` where it is open already. UserError
-    when either is missing."""
+def open_benchmark(config, workdir, *, dataset=None, full: bool = True, wanted=()):
+    """(benchmark, feature dataset) of an experiment; `dataset` where it is open already, `wanted`
+    the only metrics that count. UserError when either is missing."""
     if not config.evaluate.benchmark:
         raise UserError("this experiment has no benchmark", where="config.evaluate.benchmark",
                         found="empty", expected=" or ".join(benchmarks.names()),
@@ -49,6 +50,7 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True):
     benchmark = benchmarks.load(config.evaluate.benchmark)(
         config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
         full=full)
+    benchmark.wanted = tuple(wanted)
     benchmark.load_networks()
     return benchmark, dataset
 
@@ -60,12 +62,13 @@ class Opened(NamedTuple):
     dataset: Any
     sampler: Generator
     splits: tuple[str, ...]
+    named: Named | None
 
 
-def opened(config, workdir, splits=None) -> Opened:
+def opened(config, workdir, splits=None, named: Named | None = None) -> Opened:
     """UserError: no benchmark or dataset, an unknown split, recipes that differ."""
     system = api.build(config.system)
-    benchmark, dataset = open_benchmark(config, workdir)
+    benchmark, dataset = open_benchmark(config, workdir, wanted=named.metrics if named else ())
     if told := data.said(config.data):
         print(told)
     runner.check(system, dataset)
@@ -75,8 +78,9 @@ def opened(config, workdir, splits=None) -> Opened:
                         expected=" or ".join(dataset.splits), hint="--split=NAME")
     for split in splits:
         runner.check_split(dataset, split)
-    return Opened(benchmark, dataset, Generator(system, batch_size=config.evaluate.batch_size,
-                                                seed=benchmark.seed, mesh=local_mesh()), splits)
+    sampler = Generator(system, batch_size=config.evaluate.batch_size, seed=benchmark.seed,
+                        mesh=local_mesh())
+    return Opened(benchmark, dataset, sampler, splits, named)
 
 
 def check(config, workdir) -> None:
@@ -87,7 +91,7 @@ def check(config, workdir) -> None:
 
 def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=None,
              progress: bool = True, share: Share = WHOLE, merge: bool = True,
-             keep_media: bool = False, ranked_by: str = "", root=None,
+             keep_media: bool = False, ranked_by: str = "", root=None, named: Named | None = None,
              using: Opened | None = None) -> dict | None:
     """Scores parameters on `splits`, writes results.json and report.html, prints the table.
 
@@ -105,6 +109,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
       keep_media, ranked_by: see eval.run.runner.Run.
       root: where `out` holds one of several steps: the folder of all steps' rows, of their history
         and of the report, which is of the last one; default `out`.
+      named: the benchmark that this is, where it has a name.
       using: from `opened`, for several checkpoints of one job.
 
     Returns:
@@ -118,8 +123,10 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     workdir = pathlib.Path(workdir)
     out = pathlib.Path(out) if out else workdir
     root = pathlib.Path(root) if root else out
-    benchmark, dataset, sampler, splits = using or opened(config, workdir, splits)
+    benchmark, dataset, sampler, splits, named = using or opened(config, workdir, splits, named)
     meta: dict = {"name": config.name, "seed": int(config.evaluate.seed)}
+    if named:
+        meta |= {"published": named.published, "protocol": named.protocol}
     if params is None:
         checkpoint, system = checkpoint or workdir, sampler.system
         params, saved = checkpoints.load(checkpoint, system)
@@ -143,7 +150,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 steps.add(root, results)
             if share == WHOLE or not page.shows(root, results):
                 shown = runner.samples(benchmark, sampler, params, splits, made=made,
-                                       failed=results["failed"])
+                                       failed=results["failed"], ranked=results["ranked"])
                 page.write(root, results, shown, workdir)
     print(tables.table(results))
     print(f"sound of mel: {benchmark.decoder.sound_by}")

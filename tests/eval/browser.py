@@ -13,6 +13,7 @@ import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -25,6 +26,13 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-u
          "--disable-background-networking", "--disable-extensions",
          # these pages must need no network: nothing is found there
          "--host-resolver-rules=MAP * ~NOTFOUND")
+# Chromium reads commands from 3 and answers on 4
+PLACED = """import fcntl, os, sys
+apart = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for place, end in enumerate(apart, 3):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39}
 PATIENCE = 60.0
 
@@ -40,20 +48,13 @@ class Browser:
         self.downloads.mkdir(parents=True, exist_ok=True)
         hears, self._to = os.pipe()
         self._from, says = os.pipe()
-        ours = self._to, self._from
-
-        def places():  # Chromium reads commands from 3 and answers on 4
-            for k, end in enumerate((os.dup(hears), os.dup(says))):
-                os.dup2(end, 30 + k)
-            for k in (0, 1):
-                os.dup2(30 + k, 3 + k)
-
         self._process = subprocess.Popen(
-            [PROGRAM, *FLAGS, f"--user-data-dir={self.folder / 'profile'}", "about:blank"],
-            preexec_fn=places, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for end in {hears, says} - set(ours):
-            os.close(end)
+            [sys.executable, "-S", "-c", PLACED, str(hears), str(says), PROGRAM, *FLAGS,
+             f"--user-data-dir={self.folder / 'profile'}", "about:blank"],
+            pass_fds=(hears, says), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
+        os.close(hears)
+        os.close(says)
         self._count, self._buffer, self.events = 0, b"", []
         self.call("Browser.setDownloadBehavior", behavior="allow",
                   downloadPath=str(self.downloads), eventsEnabled=True)

@@ -106,7 +106,8 @@ def benchmark(dataset, networks=False, heard=SAID[0]):
 
 def test_each_speaker_is_heard_alone(dataset):
     bench = benchmark(dataset)
-    assert bench.said("valid") == ([["Ada", "Ben"]] * 2, [["hello there", "yes good"]] * 2)
+    assert bench.said("valid") == [(["Ada"] * 2, ["hello there"] * 2),
+                                   (["Ben"] * 2, ["yes good"] * 2)]
     assert bench.vocabulary == ("good", "hello", "there", "yes")
     truth = bench.truth("valid", 0)
     row = bench.score("valid", 0, truth)
@@ -158,6 +159,13 @@ def test_networks_judge_each_speaker(dataset, tmp_path, monkeypatch):
 def test_in_the_loop_nothing_is_heard_or_seen(dataset):
     bench = dialogue.Benchmark(toy.config(), Decoder(), dataset, toy.ToySystem(), full=False)
     assert not any(map(speakers.of_one, bench.metrics))
+
+
+def test_who_says_what():
+    """Also where one is silent, speaks first though the second channel's, or nobody is known."""
+    text = "Ben: Hi [Ada: oh] you.\nAda+: Well.\nBen: Bye."
+    assert dialogue._turns(text, ["Ada", "Ben", "Cy"]) == ["oh Well.", "Hi you. Bye.", ""]
+    assert dialogue._turns(text, ["x", "y"]) == ["", ""] and dialogue._turns("?", ["x"]) == [""]
 
 
 def test_together():

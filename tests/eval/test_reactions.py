@@ -139,6 +139,8 @@ def test_reactions_count_in_the_partners_turns(parts):
     expected = (np.arange(150) // FPS) % 2 == 0  # side 1 listens to speaker 0
     expected[120:] = False  # nobody's turn
     np.testing.assert_array_equal(mine, expected)
+    own, = benchmark.speaking("valid", 0, 150)
+    np.testing.assert_array_equal(own, ~expected & (np.arange(150) < 120))
     names = {m.name for m in benchmark.metrics}
     assert {"F1_smiles", "F1_nods", "F1_smile_onsets", "F1_smiles_listening"} <= names
     truth = benchmark.truth("valid", 0)

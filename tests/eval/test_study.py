@@ -139,6 +139,15 @@ def test_kept_media_of_evaluations(tmp_path):
     assert {c: sorted(own) for c, own in one.items()} == {"truth": ["valid/x", "valid/y"]}
     both = stimuli.conditions([str(tmp_path / r) for r in ("one", "two")], [], ["valid"], [])
     assert set(both) == {"one/model", "one/truth", "two/model", "two/truth"}
+    film = tmp_path / "one" / "media" / "valid" / "model" / "x.mp4"
+    film.write_bytes(b"")
+    chosen = [stimuli.conditions([str(tmp_path / "one")], [], [], ["model"], medium)["model"]
+              for medium in ("", "audio", "video")]
+    assert [own["valid/x"].suffix for own in chosen] == [".mp4", ".wav", ".mp4"]
+    assert list(chosen[2]) == ["valid/x"]
+    with pytest.raises(UserError, match="a film in one condition.*--medium=audio"):
+        mixed = stimuli.conditions([str(tmp_path / "one")], [], [], [])
+        stimuli.items(mixed, 0, False, 0)
     with pytest.raises(UserError, match="no such variant.*expected: model or truth; found: x"):
         stimuli.conditions([str(tmp_path / "one")], [], [], ["x"])
 

@@ -1,6 +1,7 @@
 """launch.evaluate end to end on a toy corpus, and its one-line errors."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines import decode
 from data_pipelines.store import made_from
 from eval import registry
+from eval.benchmarks.named import declaration
 from eval.report import history, page
 from eval.run import runner
 from eval.sensitivity import alterations
@@ -53,7 +55,10 @@ def test_writes_results_and_report(toy, tmp_path, capsys):
     assert json.loads((tmp_path
                        / runner.RESULTS_FILE).read_text())["summary"].keys() == {"valid", "other"}
     text = (tmp_path / page.REPORT_FILE).read_text()
-    assert text.count("<video") == 2 * (2 + 2)
+    ranked = results["ranked"]["examples"]
+    shown = sum(len(set(of["model"].values())) for of in ranked.values())
+    assert text.count("<video") == 2 * shown and shown > 3
+    assert text.count("<h3>best") == text.count("<h3>worst by ") == 2
     assert "toy &amp; co" in text and "training curves" in text
     assert "http" not in text.split("<style>")[0] and "src='data:" in text  # nothing else needed
     out = capsys.readouterr().out
@@ -130,7 +135,8 @@ def given(toy, tmp_path, monkeypatch):
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=False, list=False,
                              sensitivity=False,
-                             processes=None, shard=None)
+                             benchmark="", benchmarks=False, data="", generated=[],
+                             generated_ids="", processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     return values
@@ -147,7 +153,7 @@ def test_failed_examples_are_told_and_end_with_3(given, tmp_path, monkeypatch, c
     assert end.value.code == 3
     out = capsys.readouterr().out
     assert "failed, valid: valid/0 (model, truth, shuffled, mean): ZeroDivisionError" in out
-    assert "results.json" in out and "by AV_offset, valid, model: best valid/" in out
+    assert "results.json" in out and re.search(r"by \w+, valid, model: best valid/", out)
     command.main([])
     assert "failed, " not in capsys.readouterr().out
 
@@ -169,6 +175,34 @@ def test_processes_of_a_job_score_a_share_each(given, tmp_path, monkeypatch, cap
     monkeypatch.setattr(page, "write", None)  # whoever comes again finds the report
     command.main([])
     assert "report:  " in capsys.readouterr().out
+
+
+def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(given.config.to_dict()))
+    shutil.move(tmp_path / "data" / "features", tmp_path / "held_out")
+    given.config, given.benchmark = None, "puppets"
+    given.data = str(tmp_path / "held_out")
+    command.main([])
+    found = json.loads((tmp_path / "benchmarks" / "puppets" / "results.json").read_text())
+    assert found["summary"].keys() == {"valid"} and found["protocol"]["name"] == "puppets"
+    assert found["published"] == {} and not (tmp_path / runner.RESULTS_FILE).exists()
+    given.benchmark, given.split = "hdtf", ["train"]
+    with pytest.raises(UserError, match="no metric of this benchmark.*needs syncnet_v2.model"):
+        command.main([])
+    given.benchmark, given.split = "puppets", ["tset"]
+    with pytest.raises(UserError, match="unknown split.*tset"):
+        command.main([])
+
+
+def test_a_named_benchmark_has_its_metrics_and_says_which_it_lacks(toy, tmp_path):
+    config, _ = toy
+    one = declaration.Named("narrow", "A test's.", corpora=("clips",), splits=("valid",),
+                            given="tokens", metrics={"FD_e": "", "voice_R@1": ""},
+                            columns={"paper": declaration.Column("a paper", {"FD_e": 0.5})})
+    found = job.evaluate(config, tmp_path, named=one, progress=False)
+    assert found["summary"]["valid"]["model"].keys() == {"FD_e"}
+    assert "makes voice embeddings" in found["not_measured"]["voice_R@1"]
+    assert found["published"]["paper"]["values"] == {"valid": {"FD_e": 0.5}}
 
 
 def test_workdir_of_a_checkpoint(tmp_path):
@@ -211,7 +245,7 @@ def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):
 def test_sensitivity_needs_no_checkpoint_but_a_folder(toy, tmp_path, monkeypatch, capsys):
     config, _ = toy
     args = SimpleNamespace(config=config, sensitivity=True, checkpoint=str(tmp_path), out="",
-                           split=None)
+                           split=None, vocoder="", geometry="", lip_vertices="", networks="")
     with pytest.raises(UserError, match="no folder for the results of --sensitivity"):
         command.alter(args)
     monkeypatch.setattr(alterations, "ALL", alterations.ALL[2:3])

@@ -108,7 +108,8 @@ def evaluate(toy, monkeypatch):
                                        keep_media=False, ranked_by="", compare=[],
                                        sensitivity=False,
                                        watch=False, list=False,
-                                       processes=None, shard=shard)
+                                       benchmark="", benchmarks=False, data="", generated=[],
+                                       generated_ids="", processes=None, shard=shard)
         for module in (evaluate_command, evaluate_command.workers):
             monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
         evaluate_command.main([])

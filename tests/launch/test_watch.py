@@ -97,22 +97,28 @@ def test_a_checkpoint_that_goes_or_is_broken_is_left_out(workdir, monkeypatch, c
         return evaluate(*args, **kw)
 
     monkeypatch.setattr(jobs, "evaluate", deleted_meanwhile)
-    assert run(workdir)
+    score = toys.Benchmark.score
+    monkeypatch.setattr(toys.Benchmark, "score", lambda self, split, index, signals: score(
+        self, split, index, signals) if index else 1 / 0)
+    assert not run(workdir)  # an example of the one that is left fails
     out = capsys.readouterr().out
     assert "step 1 is left out: its checkpoint is gone" in out
     assert "step 2 is left out: its checkpoint is broken" in out and "scored: 1 steps" in out
     assert {line["step"] for line in steps.read(workdir / "out")} == {3}
 
 
-def test_failed_examples_are_tried_by_the_next(workdir, monkeypatch):
-    watched.save(workdir, 3)
-    score = toys.Benchmark.score
-    with monkeypatch.context() as patch:
-        patch.setattr(toys.Benchmark, "score", lambda self, split, index, signals: score(
-            self, split, index, signals) if index else 1 / 0)
-        assert not run(workdir)
-    assert run(workdir)
-    assert not json.loads((workdir / "out" / "step_3" / "results.json").read_text())["failed"]
+def test_steps_with_failed_examples_or_other_splits_are_scored_again(tmp_path):
+    results = {"step": 3, "summary": {"valid": {"model": {"MCD": {"value": 1.0, "n": 2}}}},
+               "failed": [{"id": "a"}]}
+    path = steps.folder(tmp_path, 3) / "results.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(results))
+    assert steps.scored(tmp_path, 3, ["valid"]) is None and not steps.read(tmp_path)
+    path.write_text(json.dumps(results | {"failed": []}))
+    assert steps.scored(tmp_path, 3, ["valid", "other"]) is None
+    assert steps.scored(tmp_path, 3, ["valid"]) and steps.scored(tmp_path, 4, ["valid"]) is None
+    assert steps.read(tmp_path) == [{"step": 3, "split": "valid", "variant": "model",
+                                     "metric": "MCD", "value": 1.0, "low": None, "high": None}]
 
 
 def test_what_cannot_be_watched(workdir, monkeypatch):
@@ -128,7 +134,8 @@ def test_what_cannot_be_watched(workdir, monkeypatch):
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=True, list=False,
                              sensitivity=False,
-                             processes=None, shard=None)
+                             benchmark="", benchmarks=False, data="", generated=[],
+                             generated_ids="", processes=None, shard=None)
     for module in (command, command.workers):
         monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
     with pytest.raises(UserError, match="a workdir of this machine is needed"):

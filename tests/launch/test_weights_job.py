@@ -288,7 +288,7 @@ def test_what_our_own_export_says_of_itself_goes_before_the_published_sizes(tmp_
 @pytest.mark.parametrize(("name", "record"), golden("talker_delay")[:1])
 def test_what_only_training_uses_is_left_out_and_drawn_anew(name, record, tmp_path, monkeypatch):
     config = talker_experiment(record)
-    config.system.spelling_weight = 0.5
+    config.system.spelling_weight = config.system.regression_weight = 0.5
     draw_by_shape(monkeypatch, abstract_params(build(config.system)))
     state, told = under(record, "sd/"), []
     np.savez(tmp_path / "published.npz", **state)
@@ -296,7 +296,7 @@ def test_what_only_training_uses_is_left_out_and_drawn_anew(name, record, tmp_pa
                         config=config)
     out = tmp_path / "ours.safetensors"
     assert weights.export(str(tmp_path / "job"), str(out), say=told.append) == len(state)
-    assert told == ["left out: spelling, which only training uses"]
+    assert told == ["left out: spelling, regression, which only training uses"]
     assert read_state_dict(out).keys() == state.keys()
     back = weights.import_file("talker", str(out), str(tmp_path / "again"))
     assert back.system.spelling_weight == 0.5

@@ -7,7 +7,7 @@ import pytest
 from flax.errors import ScopeParamShapeError
 
 from avjax.nn.embeddings import rotary_tables, rotate
-from avjax.nn.layers import Dense, adaptive_norm, gelu, matmul
+from avjax.nn.layers import Dense, SwiGLU, adaptive_norm, gelu, matmul
 from avjax.weights.layouts import halves_from_adjacent
 
 
@@ -83,6 +83,28 @@ def test_rotary_layouts_give_the_same_scores_and_depend_on_distance_only():
     np.testing.assert_allclose(scores(0, "halves", True), adjacent, atol=1e-5)
     np.testing.assert_allclose(scores(100, "adjacent", False), adjacent, atol=1e-4)
     assert np.abs(scores(0, "halves", False) - adjacent).max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rotation_through_a_product_is_the_same(dtype):
+    x, tables = normal(0, 2, 3, 6, 16).astype(dtype), rotary_tables(jnp.arange(6), 16)
+    got, want = (np.float32(rotate(x, *tables, pairs)) for pairs in ("product", "halves"))
+    np.testing.assert_allclose(got, want, atol=1e-6 if dtype == jnp.float32 else 0.02)
+
+
+def test_swiglu_is_the_same_of_many_tokens_and_of_few():
+    """Many: gate and value as two products, also in the gradient."""
+    net, x = SwiGLU(width=8, hidden=5), normal(0, 12, 8)
+    params = net.init(jax.random.key(1), x)
+
+    def loss(params, x):
+        return jnp.sum(jnp.sin(net.apply(params, x)))
+
+    def in_parts(params, x):
+        return loss(params, x[:6]) + loss(params, x[6:])
+
+    many, few = (jax.jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (loss, in_parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), many, few)
 
 
 def test_parameters_of_another_shape_are_refused():

@@ -11,7 +11,7 @@ from avjax.nn.layers import rms_norm
 from avjax.systems.api import build
 from avjax.systems.talker import decode
 from avjax.systems.talker.backbone import Backbone
-from avjax.systems.talker.local import LocalBlock, LocalStack, joint_stacks
+from avjax.systems.talker.local import LocalBlock, LocalStack, group_of, joint_stacks
 from avjax.training.flops import count_flops
 from tests.systems.talker_tiny import draw, head_arguments, one, random_like, random_params, tiny
 
@@ -23,6 +23,31 @@ def test_last_block_computes_what_is_read_of_it():
     params = random_like(jax.eval_shape(whole.init, jax.random.key(0), x))
     both = jax.jit(lambda params, x: (part.apply(params, x), whole.apply(params, x)[:, -2:]))
     np.testing.assert_allclose(*both(params, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [(0, None), (-2, None)])
+def test_sequences_taken_together_are_what_they_are_alone(rows):
+    block = LocalBlock(width=8, heads=2, rows=rows)
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 8)).astype(np.float32)
+    params = random_like(jax.eval_shape(block.init, jax.random.key(0), x))
+    together = jax.jit(block.apply, static_argnums=2)(params, x.reshape(2, 2, 15, 8), 3)
+    np.testing.assert_allclose(together.reshape(2, 6, -1, 8), jax.jit(block.apply)(params, x),
+                               rtol=1e-5, atol=1e-6)
+
+
+def test_sequences_that_fill_tiles_are_taken_together_in_16_bits():
+    """Of 8 x 12 sequences of 10 tokens 12 would fit into 128, and 8 end with a tile of 16."""
+    assert group_of((2, 96), 10, jnp.bfloat16) == group_of((2, 48, 2), 10, jnp.bfloat16) == 8
+    assert group_of((2, 96), 5, jnp.bfloat16) == 16
+    for lead, dtype in (((2, 96), jnp.float32), ((2, 7), jnp.bfloat16), ((96,), jnp.bfloat16)):
+        assert group_of(lead, 10, dtype) == 1
+    stack = LocalStack(width=8, heads=2, layers=2, rows=(-2, None), dtype=jnp.bfloat16)
+    x = np.random.default_rng(0).standard_normal((2, 4, 2, 10, 8)).astype(np.float32)
+    params = random_like(jax.eval_shape(stack.init, jax.random.key(0), x))
+    both = jax.jit(lambda params, x: (stack.apply(params, x), stack.apply(params, x[:, 0, 0])))
+    together, alone = both(params, x)
+    assert together.shape == (2, 4, 2, 2, 8)
+    np.testing.assert_allclose(np.float32(together[:, 0, 0]), np.float32(alone), atol=0.05)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])

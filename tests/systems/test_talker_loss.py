@@ -107,7 +107,7 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     """The rules on data 2 x fsdp 2 x tensor 2, gradients in the parameters' places; tests/sharding
     has separate heads."""
     system, other = (build(tiny(num_kv_heads=2, coupling="joint", num_layers=1, velocity_layers=2,
-                                spelling_weight=0.5,
+                                spelling_weight=0.5, regression_weight=0.5,
                                 remat=remat))
                      for remat in ("none", "dots"))
     params, c = random_params(system), system.config
@@ -127,39 +127,49 @@ def test_coupled_heads_train_alike_on_a_mesh_and_recomputed():
     assert len(spread[0].sharding.device_set) == 8
 
 
-def test_hidden_states_before_patches_learn_to_spell():
-    """Of nine ids and eighteen frames: what is spelled is a distribution; the language model and
-    what it reads learn from it, the diffusion heads do not; the rest of the loss is as without."""
-    weight = 0.5
-    system, plain = build(tiny(spelling_weight=weight)), build(tiny())
-    params = random_params(system)
-    config = system.config
+def test_what_only_training_uses():
+    """What hidden states spell is a distribution, and patches are a linear function of them; the
+    language model and what it reads learn from both, the diffusion heads do not; the rest of the
+    loss is as without."""
+    system = build(tiny(spelling_weight=0.5, regression_weight=0.25))
+    plain, params, config = build(tiny()), random_params(system), system.config
     batch = pack([three(config)], config)
     noise = draw(config, seed=2, rows=1)
 
     @jax.jit
     def run(params):
-        def spelling(params):
+        def added(params):
             hidden = system.net.apply({"params": params}, batch, method="encode_row")
-            mu = objective.targets(batch, hidden, config)["mu"]
-            every = jnp.arange(config.vocab)[None]
-            return objective.spelling_loss(system.net, params, batch, mu), system.net.apply(
-                {"params": params}, mu, every, method="spelled")
+            target = objective.targets(batch, hidden, config)
+            mu, every = target["mu"], jnp.arange(config.vocab)[None]
+            spelled = system.net.apply({"params": params}, mu, every, method="spelled")
+            patches = system.net.apply({"params": params}, mu, method="regressed")
+            parts = (objective.spelling_loss(system.net, params, batch, mu),
+                     objective.regression_loss(patches, target["speech"]))
+            return 0.5 * parts[0] + 0.25 * parts[1], (spelled, mu, patches, target["speech"], parts)
 
-        (alone, spelled), grads = jax.value_and_grad(spelling, has_aux=True)(params)
-        rest = {name: part for name, part in params.items() if name != "spelling"}
-        return (alone, spelled, grads, system.loss_at(params, batch, noise),
+        (sum_, made), grads = jax.value_and_grad(added, has_aux=True)(params)
+        rest = {name: part for name, part in params.items() if name not in ("spelling",
+                                                                            "regression")}
+        return (sum_, made, grads, system.loss_at(params, batch, noise),
                 plain.loss_at(rest, batch, noise))
 
-    alone, (ids, none), grads, (loss, metrics), (without, others) = jax.device_get(run(params))
-    np.testing.assert_allclose(np.exp(ids).sum(-1) + np.exp(none), 1, rtol=1e-5)
+    sum_, made, grads, (loss, metrics), (without, others) = jax.device_get(run(params))
+    log_p, mu, patches, target, parts = made
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-5)
+    layer = params["regression"]
+    np.testing.assert_allclose(patches, np.tensordot(mu, layer["kernel"], 1) + layer["bias"],
+                               rtol=1e-4, atol=1e-5)
+    there = target.mask_BJ > 0
+    np.testing.assert_allclose(parts[1], np.square(patches - target.x1_BJPC)[there].mean(),
+                               rtol=1e-5)
     assert_all_train([grads[name] for name in ("backbone", "audio_encoder", "audio_projector",
-                                               "spelling")])
+                                               "spelling", "regression")])
     assert not any(np.any(g) for name in ("speech_head", "motion_head", "stop_out")
                    for g in jax.tree.leaves(grads[name]))
-    np.testing.assert_allclose(metrics["spelling"], alone, rtol=1e-6)
-    np.testing.assert_allclose(loss, without + weight * alone, rtol=1e-6)
+    np.testing.assert_allclose([metrics["spelling"], metrics["regression"]], parts, rtol=1e-6)
+    np.testing.assert_allclose(loss, without + sum_, rtol=1e-6)
     for name in others.keys() - {"loss"}:
         np.testing.assert_allclose(others[name], metrics[name], rtol=1e-6)
-    labels = objective.labels_of(batch)
-    assert [int(n) for n in (labels.spelled.sum(), labels.first.sum())] == [9, 3]
+    spelled = np.asarray(objective.labels_of(batch).spelled)
+    assert [spelled[batch["segment"] == n].sum() for n in (0, 1, 2, 3)] == [0, 3, 2, 4]

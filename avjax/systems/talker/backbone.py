@@ -20,7 +20,7 @@ from avjax.nn.layers import Dense, RMSNorm, SwiGLU
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import shard
 from avjax.systems.talker.config import Config
-from avjax.systems.talker.local import POLICIES
+from avjax.systems.talker.local import POLICIES, rotary_pairs
 
 
 class Shared(NamedTuple):
@@ -89,7 +89,8 @@ class DecoderLayer(nn.Module):
         kv = self.kv(normed)
         q_BHNK = self.q_norm(self.q(normed)).transpose(0, 2, 1, 3)
         k_BGNK = self.k_norm(kv[:, :, 0]).transpose(0, 2, 1, 3)
-        return rotate(q_BHNK, *rotary), rotate(k_BGNK, *rotary), kv[:, :, 1].transpose(0, 2, 1, 3)
+        q_BHNK, k_BGNK = (rotate(x, *rotary, rotary_pairs(self.dtype)) for x in (q_BHNK, k_BGNK))
+        return q_BHNK, k_BGNK, kv[:, :, 1].transpose(0, 2, 1, 3)
 
     def _finish(self, x_BND, out_BHNK):
         B, H, N, K = out_BHNK.shape

@@ -56,10 +56,13 @@ class Config(Section):
                                 "(published).")
     # objective
     motion_weight: float = field(10.0, "Weight of the motion's loss.")
-    spelling_weight: float = field(0.0, "Weight of a CTC loss: what the hidden states before the "
-                                   "patches spell must be the prompt, at most two ids a frame. It "
+    spelling_weight: float = field(0.0, "Weight of a loss by which hidden states before patches "
+                                   "must spell the prompt in order, at most two ids a frame: it "
                                    "teaches where in its text speech is [ours; 0 = published]. "
-                                   "Its head is for training only.", minimum=0)
+                                   "Its layer is for training only.", minimum=0)
+    regression_weight: float = field(0.0, "Weight of the squared error of a linear regression of "
+                                     "patches of speech on the hidden states before them [ours; 0 "
+                                     "= published]. Its layer is for training only.", minimum=0)
     repeats: int = field(2, "Draws of noise and time for each target, K.", minimum=1)
     time_mean: float = field(-0.4, "Times are sigmoid(normal(time_mean, time_std)).")
     time_std: float = field(1.0, "See time_mean.")

@@ -10,19 +10,22 @@ tokens of a short sequence, D width, H heads, K head width, R wanted positions, 
 stream width, S width of the global condition.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from avjax.nn.attention import attend
 from avjax.nn.embeddings import rotary_tables, rotate, sinusoids
-from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, matmul
+from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU, axes_kept, matmul, matrix_units
 from avjax.sharding.activations import shard
 
 # of config.remat. By name: a policy does not see inside `matmul`, whose gradient is written out
 POLICIES = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
+UNIT, TILE = 128, 16  # see `group_of`
 ALIGN = 32  # of hidden units, for a sampler; int(8 D / 3) is odd or twice an odd number
 
 
@@ -48,33 +51,68 @@ class LocalBlock(nn.Module):
         self.mlp = SwiGLU(self.width, -(-int(8 * self.width / 3) // self.align) * self.align,
                           by_width=True, **kw)
 
-    def project_qkv(self, x_MTD):
+    def project_qkv(self, x_MTD, group: int = 1):
         """Rotated queries of the wanted positions, and rotated keys and values of all, each (M, .,
-        H, K)."""
+        H, K). `group`: so many sequences lie one behind the other in T."""
         T = x_MTD.shape[-2]
         K = self.width // self.heads
-        rows = slice(*self.rows)
         normed_MTD = self.attention_norm(x_MTD)
-        cos, sin = rotary_tables(jnp.arange(T), K)
-        cos, sin = cos[:, None], sin[:, None]
-        if self.rows == (0, None):
+        tables_TK = rotary_tables(jnp.arange(T) % (T // group), K)
+        if matrix_units(self.dtype):
+            q = self.qkv(self.wanted(normed_MTD, group), columns=0)
+            k, v = (self.qkv(normed_MTD, columns=i) for i in (1, 2))
+        elif self.rows == (0, None):
             qkv = self.qkv(normed_MTD)
             q, k, v = (qkv[..., i, :, :] for i in range(3))
         else:
-            q = self.qkv(normed_MTD[..., rows, :], columns=0)
+            q = self.qkv(self.wanted(normed_MTD, group), columns=0)
             kv = self.qkv(normed_MTD, columns=slice(1, 3))
             k, v = kv[..., 0, :, :], kv[..., 1, :, :]
-        return rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin), v
+        pairs = rotary_pairs(self.dtype)
+        return (rotate(q, *(self.wanted(a, group)[:, None] for a in tables_TK), pairs),
+                rotate(k, *(a[:, None] for a in tables_TK), pairs), v)
 
-    def finish(self, x_MTD, out_MRHK):
+    def wanted(self, x_TD, group: int):
+        """The positions (..., R, D) that the output is wanted for, of every sequence."""
+        if self.rows == (0, None):
+            return x_TD
+        *lead, T, D = x_TD.shape
+        x_TD = x_TD.reshape(*lead, group, T // group, D)[..., slice(*self.rows), :]
+        return x_TD.reshape(*lead, -1, D)
+
+    def finish(self, x_MTD, out_MRHK, group: int = 1):
         """The rest of the block, for the wanted positions."""
-        x_MRD = x_MTD[..., slice(*self.rows), :]
+        x_MRD = self.wanted(x_MTD, group)
         places = ("batch", "time")[:x_MTD.ndim - 2]
         x_MRD = shard(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
         return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
-    def __call__(self, x_MTD):
-        return self.finish(x_MTD, attend(*self.project_qkv(x_MTD), heads_inside=True))
+    def __call__(self, x_MTD, group: int = 1):
+        q, k, v = self.project_qkv(x_MTD, group)
+        seen_RT = None
+        if group > 1:  # each sequence sees itself
+            of_q, of_k = (np.arange(group).repeat(a.shape[-3] // group) for a in (q, k))
+            seen_RT = jnp.asarray(of_q[:, None] == of_k)
+        return self.finish(x_MTD, attend(q, k, v, seen_RT, heads_inside=True), group)
+
+
+def rotary_pairs(dtype) -> str:
+    """How `rotate` is quickest in this arithmetic."""
+    return "product" if matrix_units(dtype) else "halves"
+
+
+def group_of(lead: tuple[int, ...], tokens: int, dtype) -> int:
+    """How many sequences of `tokens` of a batch (B, patches...) are best taken as one.
+
+    Matrix units take up to UNIT tokens at once, and arrays of 16 bits lie in tiles of TILE of them.
+    Sequences of 10 fill neither, which costs several times their arithmetic: an accelerator takes
+    the most that fit, each of which then sees its own part; a CPU takes them one at a time.
+    """
+    if not matrix_units(dtype) or len(lead) < 2 or axes_kept():
+        return 1
+    count = math.prod(lead[1:])
+    fits = [n for n in range(2, UNIT // tokens + 1) if not count % n and not n * tokens % TILE]
+    return max(fits, default=1)
 
 
 class LocalStack(nn.Module):
@@ -103,7 +141,12 @@ class LocalStack(nn.Module):
         self.norm = RMSNorm(self.width)
 
     def __call__(self, x_MTD):
-        return self.norm(scan_blocks(lambda x_MTD, block: block(x_MTD), x_MTD, self))
+        lead, (T, D) = x_MTD.shape[:-2], x_MTD.shape[-2:]
+        group = group_of(lead, T, self.dtype)
+        if group > 1:
+            x_MTD = x_MTD.reshape(lead[0], -1, group * T, D)
+        x_MRD = self.norm(scan_blocks(lambda x, block: block(x, group), x_MTD, self))
+        return x_MRD.reshape(*lead, -1, D)
 
 
 def scan_blocks(step: Callable, x, stack: LocalStack, *others: LocalStack):
@@ -115,9 +158,13 @@ def scan_blocks(step: Callable, x, stack: LocalStack, *others: LocalStack):
     elif stack.layers > 1:
         body = remat(lambda block, x, *rest: (step(x, block, *rest), None), stack.remat,
                      scanned=True)
+        count = stack.layers - 1
+        # Written out on a CPU: a loop costs zeros, updates and slices of all that it keeps for the
+        # backward pass. Elsewhere deep stacks would take too long to compile; and recomputation
+        # outside a loop would be merged with the original.
+        apart = not matrix_units(stack.dtype) and stack.remat == "none"
         scan = nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True},
-                       length=stack.layers - 1,
-                       in_axes=nn.broadcast)
+                       length=count, unroll=count if apart else 1, in_axes=nn.broadcast)
         x, _ = scan(stack.blocks, x, *(other.blocks for other in others))
     last = remat(lambda block, x, *rest: step(x, block, *rest), stack.remat, scanned=False)
     return last(stack.last, x, *(other.last for other in others))

@@ -35,7 +35,9 @@ class TalkerNet(nn.Module):
         self.stop_hidden = Dense(c.d_model, c.d_model, **kw)
         self.stop_out = Dense(1, c.d_model, use_bias=False, **kw)
         if c.spelling_weight:
-            self.spelling = Dense((SPELLED * c.patch, c.d_model + 1), c.d_model, **kw)
+            self.spelling = Dense((SPELLED * c.patch, c.d_model), c.d_model, **kw)
+        if c.regression_weight:
+            self.regression = Dense((c.patch, c.audio_dim), c.d_model, **kw)
         kw |= {"remat": c.remat, "unstacked": self.unstacked}
         encoder = dict(width=c.d_model, heads=c.encoder_heads, layers=c.encoder_layers, **kw)
         self.audio_encoder, self.motion_encoder = PatchEncoder(**encoder), PatchEncoder(**encoder)
@@ -108,16 +110,17 @@ class TalkerNet(nn.Module):
 
     def spelled(self, mu_BJD, ids_BN):
         """What hidden states (B, J, D) before patches say of F = SPELLED J P parts of frames, by
-        the tied embedding: log-probabilities of the ids of a row's positions (B, F, N) and of none
-        (B, F), float32."""
-        B, J, D = mu_BJD.shape
-        read = self.spelling(mu_BJD).reshape(B, -1, D + 1).astype(jnp.float32)
-        frames_BFD, none_BF = read[..., :D] / D**0.5, read[..., D]
+        the tied embedding: log-probabilities (B, F, N) of the ids of a row's positions, float32."""
+        B, _, D = mu_BJD.shape
+        parts_BFD = self.spelling(mu_BJD).reshape(B, -1, D).astype(jnp.float32) / D**0.5
         ids_BND = self.embed_text(ids_BN).astype(jnp.float32)
-        total_BF = jnp.logaddexp(jax.nn.logsumexp(self.backbone.logits(frames_BFD), axis=-1),
-                                 none_BF)
-        label_BFN = jnp.einsum("bfd,bnd->bfn", frames_BFD, ids_BND)
-        return label_BFN - total_BF[..., None], none_BF - total_BF
+        total_BF = jax.nn.logsumexp(self.backbone.logits(parts_BFD), axis=-1)
+        return jnp.einsum("bfd,bnd->bfn", parts_BFD, ids_BND) - total_BF[..., None]
+
+    def regressed(self, mu_BJD):
+        """Patches of speech (B, J, P, A) as a linear function of the hidden states before them,
+        float32."""
+        return self.regression(mu_BJD).astype(jnp.float32)
 
     def encode_row(self, row):
         """Hidden states (B, N, D) of packed rows (arrays of `System.batch_spec`)."""
@@ -140,6 +143,8 @@ class TalkerNet(nn.Module):
         motion = self.motion_velocity(row["motion"], t, mu, row["motion"], row["motion"][:, :, 0])
         if self.config.spelling_weight:
             self.spelled(mu, row["tokens"])
+        if self.config.regression_weight:
+            self.regressed(mu)
         return hidden, speech, motion, self.stop_logits(hidden)
 
 

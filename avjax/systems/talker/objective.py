@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from avjax.flow.path import between, expand
-from avjax.nn.ctc import Labels, packed_ctc
+from avjax.nn.alignment import Labels, forward_sum
 from avjax.nn.sequence import take_at
 from avjax.sharding.activations import shard
 from avjax.systems.talker.model import SPELLED, arrange, per_utterance
@@ -159,22 +159,27 @@ def velocities(net, params, target, noise):
 
 
 def spelling_loss(net, params, row, mu_BJD):
-    """CTC of each utterance's prompt, spelled by the hidden states before its patches of speech; a
-    mean over its ids."""
-    label_BFN, blank_BF = net.apply({"params": params}, mu_BJD, row["tokens"], method="spelled")
+    """How unlikely the hidden states before the patches of speech are to spell the prompt in order
+    (`forward_sum`), a mean over parts of frames."""
+    label_BFN = net.apply({"params": params}, mu_BJD, row["tokens"], method="spelled")
     parts = jnp.arange(SPELLED * net.config.patch)
-    frames = parts < SPELLED * row["audio_valid"][..., None]
-    frame_BF = jnp.where(frames, row["patch_segment"][..., None], 0).reshape(blank_BF.shape)
-    loss, count = packed_ctc(label_BFN, blank_BF, frame_BF, labels_of(row))
+    exists_BJF = parts < SPELLED * row["audio_valid"][..., None]
+    frame_BF = jnp.where(exists_BJF, row["patch_segment"][..., None], 0)
+    loss, count = forward_sum(label_BFN, frame_BF.reshape(label_BFN.shape[:2]), labels_of(row))
     return loss / jnp.maximum(count, 1.0)
+
+
+def regression_loss(patches_BJPC, target: Target):
+    """Mean squared error of patches over the targets there are."""
+    error_BJ = jnp.mean(jnp.square(patches_BJPC - target.x1_BJPC), axis=(2, 3))
+    return jnp.sum(error_BJ * target.mask_BJ) / jnp.maximum(jnp.sum(target.mask_BJ), 1.0)
 
 
 def labels_of(row) -> Labels:
     """The prompts of packed rows: what is neither an utterance's first position nor a slot."""
-    real_BN = row["segment"] > 0
-    slots_BN = jnp.any(row["patch_slot"][..., None] == jnp.arange(real_BN.shape[1]), axis=1)
-    first_BN = real_BN & (row["position"] == 0)
-    return Labels(row["tokens"], row["segment"], first_BN, real_BN & ~first_BN & ~slots_BN)
+    segment_BN = row["segment"]
+    slots_BN = jnp.any(row["patch_slot"][..., None] == jnp.arange(segment_BN.shape[1]), axis=1)
+    return Labels(segment_BN, (segment_BN > 0) & (row["position"] > 0) & ~slots_BN)
 
 
 def loss_at(net, params, row, noise, config):
@@ -192,4 +197,8 @@ def loss_at(net, params, row, noise, config):
     if config.spelling_weight:
         metrics["spelling"] = spelling_loss(net, params, row, target["mu"])
         loss += config.spelling_weight * metrics["spelling"]
+    if config.regression_weight:
+        patches = net.apply({"params": params}, target["mu"], method="regressed")
+        metrics["regression"] = regression_loss(patches, target["speech"])
+        loss += config.regression_weight * metrics["regression"]
     return loss, {"loss": loss} | metrics

@@ -318,4 +318,5 @@ def sizes(state: dict[str, np.ndarray], config) -> dict[str, int]:
     return talker_sizes(renamed(state), absent if speech_alone(state) else {})
 
 
-PUBLISHED = Published("talker_0_6b", read, export_talker, sizes, training=("spelling",))
+PUBLISHED = Published("talker_0_6b", read, export_talker, sizes,
+                      training=("spelling", "regression"))

@@ -27,7 +27,8 @@ class System(api.System):
 
     def __init__(self, config):
         # of a job from before there were these fields
-        config = ConfigDict({"task_token": "first", "spelling_weight": 0.0} | config.to_dict())
+        config = ConfigDict({"task_token": "first", "spelling_weight": 0.0,
+                             "regression_weight": 0.0} | config.to_dict())
         check(config)
         self.config = FrozenConfigDict(config)
         self.net = TalkerNet(self.config, compute_dtype(config.compute_dtype))
@@ -74,8 +75,8 @@ class System(api.System):
         (r"stop_hidden/kernel", (None, "fsdp")),
         (r"stop_out/kernel", ("fsdp", None)),
         (r"stop_hidden/bias|task|motion_pad", ()),
-        (r"spelling/kernel", ("fsdp", None, None)),
-        (r"spelling/bias", ()),
+        (r"(spelling|regression)/kernel", ("fsdp", None, None)),
+        (r"(spelling|regression)/bias", ()),
     )
 
     def init(self, key):

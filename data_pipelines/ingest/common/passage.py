@@ -194,7 +194,7 @@ def _pictures(seen: _Seen, path, show, size: int, rate: float, start: float, end
         return (image for _, image in video.nearest(seen.pictures(max_side), rate, start, end))
 
     if show != FACE:
-        out = [_sized(_shown(image, show, path), size, path) for image in frames()]
+        out = [_sized(shown(image, show, path), size, path) for image in frames()]
         return np.stack(out) if out else np.zeros((0, size, size, 3), np.uint8), {}
     track, turn = faces.follow(frames(faces.SHRINK), rate), None
     if landmarks:
@@ -212,7 +212,9 @@ def _finder(kind: str) -> media_landmarks.Finder:
     return media_landmarks.finder(kind)
 
 
-def _shown(image: np.ndarray, show, path) -> np.ndarray:
+def shown(image: np.ndarray, show, path) -> np.ndarray:
+    """The part of a picture that is shown, unless a face is followed. Raises MediaError: "not a
+    square picture", "window outside the picture"."""
     if isinstance(show, Window):
         return show.cut(image, path)
     height, width = image.shape[:2]

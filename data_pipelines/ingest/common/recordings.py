@@ -203,26 +203,9 @@ def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
                                found="sound only", hint="put the video beside it, or use "
                                                         "--audio_only")
     sound_path = source.audio or source.video
-    media.check_whole(sound_path)
-    sound = media.read_sound(sound_path, RATE)
-    media.check_whole(sound_path, len(sound.samples) / RATE)  # FLAC says how many samples there are
+    sound, begin, end = clocked(source, pictures=not audio_only)
+    begin, end = max(begin, sound.start), min(end, sound.end)
     media.say(sound_path, sound)
-    begin, end = sound.start, sound.end
-    if not audio_only:
-        media.check_whole(source.video)
-        times = media.video_times(source.video)
-        video_end = times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
-        if source.audio:  # its clock is its own: it begins where the other file does
-            track = media.first_time(source.video)
-            sound = dataclasses.replace(sound,
-                                        start=min(times[0], times[0] if track is None else track))
-        begin, end = max(sound.start, times[0]), min(sound.end, video_end)
-        if abs(sound.end - video_end) > max(0.3, 0.03 * len(sound.samples) / RATE):
-            raise media.MediaError("wrong duration", source.files[0],
-                                   expected="sound and pictures that end together",
-                                   found=f"sound to {sound.end - begin:.2f} s, pictures to "
-                                   f"{video_end - begin:.2f} s",
-                                   hint="check that the two belong together")
     count = int((end - begin) * FPS + 1e-3)
     if trim and count > 0:
         first, last = _spoken(sound_path, sound.between(begin, begin + count / FPS), trim)
@@ -238,12 +221,52 @@ def read(source: Source, *, audio_only: bool = False, trim: str | None = None,
     return with_pictures(samples, source.video, begin, **options)
 
 
+def clocked(source: Source, *, pictures: bool = True) -> tuple[media.Sound, float, float]:
+    """(sound at RATE, first second, last second) of what is seen or, where pictures do not count,
+    heard, on the clock of that file. Raises media.MediaError: "unreadable", "truncated", "damaged",
+    "no audio", "no video", "wrong duration"."""
+    sound_path = source.audio or source.video
+    media.check_whole(sound_path)
+    sound = media.read_sound(sound_path, RATE)
+    media.check_whole(sound_path, len(sound.samples) / RATE)  # FLAC says how many samples there are
+    if not pictures:
+        return sound, sound.start, sound.end
+    first, last = shown(source.video)
+    if source.audio:  # its clock is its own: it begins where the other file does
+        track = media.first_time(source.video)
+        sound = dataclasses.replace(sound, start=min(first, first if track is None else track))
+    if abs(sound.end - last) > max(0.3, 0.03 * len(sound.samples) / RATE):
+        begin = max(sound.start, first)
+        raise media.MediaError("wrong duration", source.files[0],
+                               expected="sound and pictures that end together",
+                               found=f"sound to {sound.end - begin:.2f} s, pictures to "
+                               f"{last - begin:.2f} s",
+                               hint="check that the two belong together")
+    return sound, first, last
+
+
+def shown(path) -> tuple[float, float]:
+    """(time of the first picture, end of the last one) of a video. Raises media.MediaError."""
+    media.check_whole(path)
+    times = media.video_times(path)
+    return times[0], times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
+
+
 def check_level(audio: np.ndarray, path, hint: str = "") -> None:
     """Raises MediaError("silent")."""
-    level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    level = _level(audio)
     if level < SILENCE:
         raise media.MediaError("silent", path, expected="a level of -50 dB or more",
                                found=f"{20 * np.log10(max(level, 1e-6)):.0f} dB", hint=hint)
+
+
+def audible(audio: np.ndarray) -> bool:
+    """Whether there is anything in samples but silence."""
+    return len(audio) > 0 and _level(audio) >= SILENCE
+
+
+def _level(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
 def _spoken(path: pathlib.Path, audio: np.ndarray, activity: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from eval import packages
 from eval.data import pictured
 from eval.metrics import lips
 from eval.networks.files import Networks
-from eval.registry import AUDIO, CODEC, MOTION, Case, Metric, Pool, all_metrics
+from eval.registry import AUDIO, CODEC, MOTION, NEEDS, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
 # needs that differ between variants
@@ -54,6 +54,8 @@ class Benchmark:
     name = "base"
     baselines: tuple[str, ...] = ("truth", "shuffled", "mean")
     has_words = False
+    truth_title = "ground truth via codec"  # in the report
+    has_codes = True  # motion is numbers that can be drawn as curves
     label_field = "speaker"  # what `labels` returns beside the text
     stored_parts: dict[str, str] = {}  # {part of motion: its name in `frames`}
     common_frames: dict = {}  # of recipes: which frames are compared where lengths differ
@@ -63,6 +65,7 @@ class Benchmark:
     lip_recipe = lips.RECIPE
     reader: pictured.Reader | None = None  # of real faces
     not_measured: dict[str, str] = {}  # {metrics: what they need that is not here}
+    wanted: tuple[str, ...] = ()  # metrics that a named benchmark has; empty: all that there are
     fields: tuple[str, ...]  # of an example, that scoring needs; absent ones are left out
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
@@ -110,21 +113,36 @@ class Benchmark:
     @functools.cached_property
     def without_network(self) -> dict[str, str]:
         """{metric that would be scored if its network's file, or its package, were here: what it
-        needs}."""
+        needs}, and of the metrics that are `wanted` also those that lack something else."""
         if not self.full:
             return {}
         found = {m.name: self.networks.lacking(m.networks) for m in self._possible
                  if not self.networks.found(m.networks)}
         return found | {m.name: packages.lacking(m.packages) for m in self._possible
-                        if not packages.found(m.packages)}
+                        if not packages.found(m.packages)} | self._unmet
+
+    @property
+    def _unmet(self) -> dict[str, str]:
+        """{metric that is wanted: what nothing here offers}."""
+        offers = self.offers
+        return {m.name: "needs " + "; ".join(NEEDS[n] for n in m.needs
+                                             if n in NEEDS and n not in offers)
+                for m in all_metrics() if m.name in self.wanted and not m.met_by(offers)}
 
     @property
     def _possible(self) -> list[Metric]:
         offers = self.offers
-        return [m for m in all_metrics() if m.met_by(offers)]
+        return [m for m in all_metrics()
+                if m.met_by(offers) and (not self.wanted or m.name in self.wanted)]
 
     def load_networks(self) -> None:
-        """Reads the networks that metrics need. UserError for a file of another network."""
+        """Reads the networks that metrics need. UserError for a file of another network, and where
+        none of the metrics that are wanted can be computed."""
+        if self.wanted and not self.metrics:
+            lacking = "; ".join(dict.fromkeys(self.without_network.values()))
+            raise UserError("no metric of this benchmark can be computed",
+                            where=str(self.dataset.dir), expected=", ".join(self.wanted),
+                            found=lacking)
         for name in dict.fromkeys(name for m in self.metrics for name in m.networks):
             self.networks[name]
 
@@ -201,6 +219,11 @@ class Benchmark:
         """(N, H, W, 3) uint8 at `picture_fps`; None where none can be drawn."""
         raise NotImplementedError
 
+    def speaking(self, split: str, index: int, frames: int) -> np.ndarray | None:
+        """(speakers, frames) bool at `motion_fps`: who speaks in the truth of an example; None
+        where nobody knows."""
+        return None
+
     def given(self, variant: str, example: dict) -> dict:
         """The example that a variant is generated from."""
         return example
@@ -211,6 +234,11 @@ class Benchmark:
 
     # ---- variants
 
+    def content(self, variant: str, split: str, index: int) -> str:
+        """What decides one example of a variant in place of parameters: of a file, its digest;
+        "" where there is none."""
+        return ""
+
     def truth(self, split: str, index: int):
         """The example's own features through the codecs; the last `kept_truths` are kept, since
         all variants need them."""
@@ -218,8 +246,12 @@ class Benchmark:
         if key not in self._truths:
             while len(self._truths) >= self.kept_truths:
                 self._truths.pop(next(iter(self._truths)))
-            self._truths[key] = self.read(self.source(split)[index])
+            self._truths[key] = self.read_at(split, index)
         return self._truths[key]
+
+    def read_at(self, split: str, index: int):
+        """Signals of one example of the dataset."""
+        return self.read(self.source(split)[index])
 
     def read(self, example: dict):
         """Signals of an example's own features."""

@@ -171,6 +171,15 @@ class ClipData(Benchmark):
     def listening(self, split: str, index: int, frames: int) -> np.ndarray | None:
         """(frames,) bool at `motion_fps`: in a turn of the partner's and in none of one's own, by
         the clip's events; None where it is not at hand."""
+        floor = self._floor(split, index, frames)
+        return None if floor is None else floor[0] & ~floor[1]
+
+    def speaking(self, split, index, frames):
+        floor = self._floor(split, index, frames) if self.has_turns else None
+        return None if floor is None else floor[1:]
+
+    def _floor(self, split: str, index: int, frames: int) -> np.ndarray | None:
+        """(2, frames) bool: in a turn of the partner's, in one of one's own."""
         found = [self.clip(split, index, field) for field in ("events", "side")]
         if None in found:
             return None
@@ -179,7 +188,7 @@ class ClipData(Benchmark):
             if event["kind"] == "turn":
                 mine = int(event["speaker"] == int(found[1][0]))
                 floor[mine] |= (time >= event["start"]) & (time < event["end"])
-        return floor[0] & ~floor[1]
+        return floor
 
     @functools.cached_property
     def _clip_index(self) -> dict[str, tuple[str, int]]:

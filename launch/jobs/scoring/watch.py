@@ -12,8 +12,8 @@ from launch.jobs import evaluate as jobs
 CONFIG = "config.json"  # of the training
 
 
-def watch(config, workdir: pathlib.Path, out: pathlib.Path, *, splits=None, idle: float,
-          every: float, **kept) -> bool:
+def watch(config, workdir: pathlib.Path, out: pathlib.Path, *, splits=None, named=None,
+          idle: float, every: float, **kept) -> bool:
     """Scores every checkpoint of a workdir, the oldest first, and every new one as it appears.
 
     OUT/step_N/ gets the results of step N, OUT the rows, history.jsonl and a report of the last.
@@ -22,7 +22,7 @@ def watch(config, workdir: pathlib.Path, out: pathlib.Path, *, splits=None, idle
     out with a line.
 
     Args:
-      config, workdir, splits: see `evaluate`.
+      config, workdir, splits, named: see `evaluate`.
       idle: seconds without a new checkpoint after which it ends.
       every: seconds between looks.
       kept: keep_media and ranked_by of `evaluate`.
@@ -40,7 +40,7 @@ def watch(config, workdir: pathlib.Path, out: pathlib.Path, *, splits=None, idle
         for step in new:
             found[step] = steps.scored(out, step, asked)
             if found[step] is None:
-                using = using or jobs.opened(config, workdir, splits)
+                using = using or jobs.opened(config, workdir, splits, named)
                 found[step] = _score(config, workdir, out, step, using, kept)
             since = time.monotonic()
         if max(found, default=-1) >= last:

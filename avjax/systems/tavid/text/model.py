@@ -22,7 +22,7 @@ from einops import rearrange
 
 from avjax.nn.attention import FULL, Band, Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
-from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu
+from avjax.nn.layers import Dense, RMSNorm, SwiGLU, gelu, halves
 from avjax.nn.sequence import gather_time
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import num_shards, shard
@@ -33,7 +33,10 @@ from avjax.systems.tavid.text.config import SPECIALS, Config
 class GEGLU(SwiGLU):
     """(gelu(x @ gate) * (x @ value)) @ out, without biases (Shazeer 2020)."""
 
-    gate = staticmethod(lambda pair: gelu(pair[..., 0, :]) * pair[..., 1, :])
+    @staticmethod
+    def gate(pair):
+        gate, value = halves(pair)
+        return gelu(gate) * value
 
 
 MLP = {"swiglu": SwiGLU, "geglu": GEGLU}

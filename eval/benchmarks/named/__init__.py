@@ -1,0 +1,1 @@
+"""Benchmarks by name, a declaration each: `avjax evaluate --benchmark=NAME`."""
