@@ -6,6 +6,7 @@ A pooling is a function (metric's name, eval.registry.Pool) -> {"value", "n", an
 documentation calls it.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -66,13 +67,18 @@ def interval(values: np.ndarray, statistic) -> dict:
     out = {"value": float(statistic(values)), "n": len(values)}
     if len(values) < 3:
         return out
-    draw = np.random.default_rng(BOOTSTRAP["seed"]).integers(0, len(values),
-                                                             (BOOTSTRAP["resamples"], len(values)))
-    drawn = statistic(values[draw])
+    drawn = statistic(values[_draws(len(values))])
     if not np.isfinite(drawn).any():
         return out
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return out | {"low": float(low), "high": float(high)}
+
+
+@functools.lru_cache(maxsize=4)
+def _draws(count: int) -> np.ndarray:
+    """(resamples, count) indices, the same for all metrics of as many examples."""
+    random = np.random.default_rng(BOOTSTRAP["seed"])
+    return random.integers(0, count, (BOOTSTRAP["resamples"], count))
 
 
 def ratio(values_nC):

@@ -27,7 +27,7 @@ BETTER = {"up": "higher is better", "down": "lower is better",
           "": "for comparison"}
 # in the order of tables; a family that is not listed comes last
 FAMILIES = ("lips", "expression", "pictures", "reactions", "motion", "diversity", "beats", "sound",
-            "words", "length", "listening", "turn-taking", "retrieval")
+            "words", "length", "listening", "turn-taking", "retrieval", "speed")
 # suffix of a metric's name -> what of a speaker's motion it is computed from
 PARTS = {"e": "face codes", "h": "head pose", "m": "motion codes"}
 
@@ -56,6 +56,7 @@ NEEDS = {
     "warped": "sound that may be warped in time to the truth's: of dialogues only that with their "
               "timing, up to half a minute",
     "conversation": "examples of several speakers, one channel each",
+    "timed": "streams that a model made in this run, without compiling",
     "resynthesis": "a vocoder: sound of the truth's own mel",
     "voices": "a system that makes voice embeddings",
 }

@@ -2,6 +2,9 @@
 
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
+avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do metrics notice?
+
+
 avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
 avjax evaluate --list        every metric, with its meaning
 avjax evaluate --compare A B [C ...] [--out=DIR]    results beside each other, worst first
@@ -30,6 +33,7 @@ from avjax.storage import lock, paths
 from eval import registry
 from eval.benchmarks.named import declaration
 from eval.run import rows
+from eval.sensitivity import job as sensitivity
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import evaluate as jobs
@@ -74,6 +78,9 @@ def define_flags() -> None:
     flags.DEFINE_float("watch_every", 30.0, "Seconds between its looks.", lower_bound=0.1)
     flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
                       "the first, with paired intervals and p values; scores nothing.")
+    flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
+                      "known amounts: which metrics move the right way (docs/evaluation.md); needs "
+                      "--out.")
     flags.DEFINE_bool("benchmarks", False, "Print every named benchmark with its data, metrics and "
                       "the source of a paper's numbers, and nothing else.")
     flags.DEFINE_string("benchmark", "", "A named benchmark, whose splits and metrics are scored, "
@@ -100,6 +107,9 @@ def main(argv):
         launch_flags.check_local("--out", args.out)
         compare.run(args.compare, args.out)
         return
+    if args.sensitivity:
+        alter(args)
+        return
     if args.benchmarks:
         print(declaration.listed(), end="")
         return
@@ -121,9 +131,7 @@ def main(argv):
                         hint="check the path, or train first")
     workdir = workdir_of(given)
     config = args.config or generate.load_config(workdir)
-    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
-        if value := getattr(args, name):
-            config.evaluate[name] = value
+    set_judges(args, config)
     out = args.out
     if benchmark:
         named.of_checkpoint(config, benchmark, args.data, args.split)
@@ -177,6 +185,28 @@ def end(args, results, share: rows.Share, merged: dict | None) -> None:
         workers.wait_for_others(results, share, args.shard, lambda: rows.not_begun(results, share))
     elif merged["failed"]:
         sys.exit(PARTIAL)
+
+
+def set_judges(args, config) -> None:
+    """What was given on the command line of config.evaluate."""
+    for name in ("vocoder", "geometry", "lip_vertices", "networks"):
+        if given := getattr(args, name):
+            config.evaluate[name] = given
+
+
+def alter(args) -> None:
+    """Writes and prints what metrics say of the truth made worse."""
+    launch_flags.check_given(args.config)
+    if not args.out:
+        raise UserError("no folder for the results of --sensitivity", expected="--out=DIR")
+    launch_flags.check_local("--out", args.out)
+    set_judges(args, args.config)
+    benchmark, _ = jobs.open_benchmark(args.config, args.checkpoint or args.out)
+    with lock.hold(paths.folder(args.out) / lock.RESULTS, "the results in", args.out):
+        results = sensitivity.run(benchmark, args.out, args.split or args.config.evaluate.splits,
+                                  max_examples=args.config.evaluate.max_examples)
+    print(sensitivity.text(results), end="")
+    print(f"results: {paths.folder(args.out) / sensitivity.NAME}.json, .txt, .png")
 
 
 def watched(args, config, benchmark, given, workdir, results) -> None:

@@ -8,6 +8,7 @@ depend neither on the batch size nor on the order nor on what else is generated.
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from avjax.errors import UserError
+from avjax.hardware.compilations import count_compilations
 from avjax.inference import padding
 from avjax.inference.keys import example_keys
 from avjax.inference.progress import Progress
@@ -69,6 +71,10 @@ class Generator:
         device.
       everywhere: several processes call alike within their common mesh, with parameters that are
         sharded over it: they share the work and all get the streams.
+
+    Attributes:
+      seconds: {name: its share of the seconds that its last batch took}, of batches for which
+        nothing had to be compiled.
     """
 
     def __init__(self, system: System, *, seed: int, batch_size: int = 1, mesh=None,
@@ -77,6 +83,7 @@ class Generator:
             raise UserError("no batch", where="config.evaluate.batch_size", expected=">= 1",
                             found=str(batch_size))
         self.system, self.seed, self.mesh = system, seed, mesh
+        self.seconds: dict[str, float] = {}
         self.names = tuple(system.example_spec)  # what is read of an example
         self._steps = functools.cache(system.steps)
         self._steps_allowed = not everywhere  # steps are driven, and read, by one process
@@ -224,9 +231,20 @@ class Generator:
         rows += rows[-1:] * (count - len(rows))
         conditions = padding.batch(self.system, rows, [frames for _, frames, _ in filled], room)
         keys = example_keys(self.seed, [item.name for item, *_ in filled])
-        out = self._run(params, conditions, keys, task)
+        out = self._timed(members, params, conditions, keys, task)
         for row, (item, frames, _) in enumerate(members):
             yield item.label, {name: x[row:row + 1] for name, x in out.items()}, frames
+
+    def _timed(self, members, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        with count_compilations() as compiled:
+            out = self._run(params, conditions, keys, task)
+        seconds = (time.perf_counter() - began) / len(members)
+        for item, *_ in members:
+            self.seconds.pop(item.name, None)
+            if not compiled.stages:
+                self.seconds[item.name] = seconds
+        return out
 
     def _run(self, params, conditions, keys, task: str) -> dict[str, np.ndarray]:
         steps = self._steps_of(task)

@@ -24,6 +24,7 @@ from avjax.checkpoint.checkpoints import host_bytes
 from avjax.checkpoint.tiers import local_bytes
 from avjax.errors import StorageError, UserError
 from avjax.hardware.accelerator import peak_flops
+from avjax.hardware.compilations import count_compilations
 from avjax.hosts import distributed, environment, preemption
 from avjax.hosts.ownership import sole_writer
 from avjax.hosts.preemption import RESTARTABLE, Preempted
@@ -35,7 +36,7 @@ from avjax.telemetry.run_log import RunLog
 from avjax.training.evaluation import Evaluation
 from avjax.training.evaluators import Evaluator
 from avjax.training.optimizer import make_optimizer
-from avjax.training.phases import PhaseTimer, count_compilations
+from avjax.training.phases import PhaseTimer
 from avjax.training.prefetch import Fetched, Prefetcher
 from avjax.training.start import Start, check_settings, open_checkpoints, restore_or_init
 from avjax.training.state import (

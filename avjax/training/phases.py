@@ -1,18 +1,14 @@
-"""Where the main thread's time goes, by phase, and how many programs XLA compiles meanwhile."""
+"""Where the main thread's time goes, by phase."""
 
 import contextlib
-import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-
-import jax
 
 from avjax.hosts.watchdog import Watchdog
 
 # These may take minutes, so goodput.json is brought up to date after them.
 LONG_PHASES = ("compile", "evaluation", "checkpoint")
-_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class PhaseTimer:
@@ -50,24 +46,3 @@ class PhaseTimer:
         counted = sum(self.seconds.values())
         self.seconds["total"] = self.elapsed()
         self.seconds["other"] = self.seconds["total"] - counted
-
-
-@dataclasses.dataclass
-class Compilations:
-    count: int = 0
-
-
-@contextlib.contextmanager
-def count_compilations() -> Iterator[Compilations]:
-    """Counts the XLA compilations of this process while inside."""
-    found = Compilations()
-
-    def on_event(event: str, duration: float, **kwargs) -> None:
-        del duration, kwargs
-        found.count += event == _COMPILE_EVENT
-
-    jax.monitoring.register_event_duration_secs_listener(on_event)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(on_event)

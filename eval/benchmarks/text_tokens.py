@@ -30,7 +30,7 @@ class Benchmark(base.Benchmark):
     @property
     def offers(self):
         """See Benchmark.offers."""
-        return {TOKENS, "length", "clip", *["durations"] * self.timed,
+        return {TOKENS, "length", "clip", "timed", *["durations"] * self.timed,
                 *["letters"] * (self.kind == ctc.KIND)}
 
     def pictures(self, streams, identity):

@@ -40,8 +40,8 @@ class Benchmark(ClipData):
 
     @property
     def offers(self):
-        return {"audio", "clip"} | ({"waveform", "resynthesis"} if self.full else set()) | (
-            {"words"} if self.full and self.has_words else set())
+        full = {"waveform", "resynthesis", *["words"] * self.has_words} if self.full else set()
+        return {"audio", "clip", "timed"} | full
 
     def read(self, example):
         signals = super().read(example)

@@ -45,6 +45,7 @@ class Signals:
         self.scored = {kind for kind, found in has.items()
                        if found and (scored is None or kind in scored)}
         self.own_length = True  # else its length was an input
+        self.computed_s: float | None = None  # that making it took, where that was measured
         self.seen: dict[str, np.ndarray] = {}  # {network: what it makes of the pictures}
         self._like = like
 

@@ -48,6 +48,7 @@ class Conversation:
         self.detector, self.reader = detector, reader
         self.like, self.hear = like, hear
         self.own_length = AUDIO in scored
+        self.computed_s: float | None = None  # that making it took, where that was measured
         self.has_audio = len(streams.get("mel", ())) > 0
         self.has_motion = len(streams.get("latents", ())) > 0 or len(streams.get("motion", ())) > 0
 

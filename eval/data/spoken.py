@@ -38,6 +38,7 @@ class Spoken:
         self.scored = set() if tokens_TC is None else {TOKENS}
         self.seconds = len(tokens_TC) / mel.FRAME_RATE if seconds is None else seconds
         self.own_length = True
+        self.computed_s: float | None = None  # that making it took, where that was measured
 
     @property
     def length(self) -> float:

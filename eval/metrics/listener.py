@@ -15,6 +15,7 @@ Published for 6 of pose and 50 of expression; here for any width. float64.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM"
 SID_CLUSTERS = {"e": 40, "h": 20}  # DIM's, of the truth
 STRANGERS = 4  # conversations whose partners a motion is paired with for RPCC_*_other
 Clips = Sequence[np.ndarray]
+_STORED = re.compile(r"(own|true|partner|other\d+)_\d+")  # of Benchmark.frames of conversations
 
 
 def fd(pred: Clips, truth: Clips) -> np.ndarray:
@@ -106,9 +108,8 @@ def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
     found: dict[str, list[np.ndarray]] = {}
     for stored in pool.frames:
         for key, clip in stored.items():
-            name, _, speaker = key.rpartition("_")
-            if speaker.isdigit():  # others keep what networks see
-                found.setdefault(name, []).append(np.asarray(clip, np.float64))
+            if whose := _STORED.fullmatch(key):
+                found.setdefault(whose[1], []).append(np.asarray(clip, np.float64))
     if "own" not in found:
         return None
     return {part: {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}

@@ -1,4 +1,4 @@
-"""Nods and smiles of a listener: are they there when they are in truth?
+"""Nods, smiles and blinks: are they there when they are in truth?
 
 F1_smiles counts frames: a face smiles where its smile is `tau` above the truth's median in the
 clip. The paper names the measure and defines it no further (AV-Flow, table 3), so tau and the
@@ -7,6 +7,10 @@ neutral face are our choice. F1_smile_onsets and F1_nods count events: one that 
 `least_s` and lasts that long; a nod is a peak of the downward pitch of the head that rises
 `depth_deg` above both its surroundings. `_listening` counts what happens in the partner's turns and
 outside one's own alone. The sweeps show how much the numbers depend on tau and tolerance.
+
+Of real people, by landmarks of the pictures (eval/data/pictured.py), also: how the smile goes with
+the truth's, and blinks: the eyes' opening is below 0.75 of the recording's median for two frames or
+more [ours].
 """
 
 import functools
@@ -34,6 +38,8 @@ NODS = {"implementation": "avjax eval.metrics.reactions 1", "depth_deg": 4.0, "s
         "fps": rates.VIDEO}
 EVENTS = {"tolerance_s": 0.25, "sweep": [0.1, 0.25, 0.5]}
 LISTENING = "_listening"
+BLINK = 0.75  # of the median opening
+LEAST = 2  # frames
 
 
 def smiling(smile_N, neutral: float, tau: float) -> np.ndarray:
@@ -133,6 +139,29 @@ def _heard(case, n: int, listening: bool):
         heard_N[np.minimum(np.round(events_s * fps).astype(int), n - 1)]])
 
 
+def blinks(eyes_N) -> int:
+    """How often the eyes are closed for a moment."""
+    shut_K2 = intervals(np.asarray(eyes_N) < BLINK * np.median(eyes_N))
+    return int(np.sum(np.diff(shut_K2) >= LEAST))
+
+
+def _smile(case):
+    if not case.aligned:
+        return {}
+    found = []
+    for a, b in zip(case.signals.expressions, case.truth.expressions, strict=True):
+        n = min(len(a.smile), len(b.smile))
+        if n > 1 and min(a.smile[:n].std(), b.smile[:n].std()) > 1e-6:
+            found.append(np.corrcoef(a.smile[:n], b.smile[:n])[0, 1])
+    return {"smile_corr": float(np.mean(found))} if found else {}
+
+
+def _blinks(case):
+    fps = case.benchmark.reader.fps
+    counts = [blinks(x.eyes) / len(x.eyes) for x in case.signals.expressions]
+    return {"blinks_per_minute": float(np.mean(counts) * fps * 60)}
+
+
 @pooling.labelled("F1 of the frames, or events, of all examples")
 def _pooled(name, pool):
     counted = pool.entries(name.removeprefix("F1_"))
@@ -175,3 +204,8 @@ declare("F1_smiles_corners", "up", "corners of the mouth apart on the right fram
         family="reactions", score=_corners, pool=_pooled, needs=("motion", "clip", "points"),
         recipe=lambda benchmark: SMILES | CORNERS | benchmark.reader.recipe
         | benchmark.common_frames)
+declare("smile_corr", "up", "correlation of the smile with the truth's", family="expression",
+        score=_smile, needs=("motion", "points"), recipe=lambda benchmark: benchmark.reader.recipe)
+declare("blinks_per_minute", "truth", "blinks", family="expression", score=_blinks, unit="1/min",
+        needs=("motion", "points"),
+        recipe=lambda benchmark: benchmark.reader.recipe | {"blink": BLINK, "frames": LEAST})

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -39,6 +40,28 @@ def not_begun(folder, share: Share) -> list[int]:
     """Indices of the other shares that no process has begun."""
     return [k for k in range(share[1])
             if k != share[0] and not (folder / rows_file((k, share[1]))).exists()]
+
+
+class Stored(Mapping):
+    """Arrays of an npz file, each read when it is asked for. All are read once, and let go, to see
+    that they are whole: the errors of np.load."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        with np.load(path, allow_pickle=False) as arrays:
+            self._names = [name for name in arrays if arrays[name] is not None]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return arrays[name]
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Rows:
@@ -91,13 +114,13 @@ class Rows:
                                 hint="delete the file: rows are computed "
                                 "again") from error
 
-    def get(self, key: str) -> tuple[dict, dict[str, np.ndarray]] | None:
-        """(row, frames) when both are there and readable."""
+    def get(self, key: str) -> tuple[dict, Mapping[str, np.ndarray]] | None:
+        """(row, frames) when both are there and readable; frames are read again when they are asked
+        for, so that those of all examples need not fit into memory."""
         if key not in self.rows:
             return None
         try:
-            with np.load(self._frames_path(key), allow_pickle=False) as arrays:
-                return self.rows[key], dict(arrays)
+            return self.rows[key], Stored(self._frames_path(key))
         except (OSError, ValueError, EOFError) as error:
             failures.check(error, self._frames_path(key))  # else it would be computed again
             return None

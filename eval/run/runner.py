@@ -253,6 +253,7 @@ def generated(benchmark, generator: Generator, params, split: str, variant: str,
         signals = None
         with failures.tolerated(index, failed):
             signals = benchmark.model(streams, variant, split, index)
+            signals.computed_s = generator.seconds.get(benchmark.source(split).ids[index])
         if signals is not None:
             yield index, signals
 

@@ -6,7 +6,7 @@ import pytest
 from data_pipelines.media import landmarks
 from eval.benchmarks import clips, dialogue
 from eval.data import pictured
-from eval.metrics import expression
+from eval.metrics import reactions
 from eval.report import plots
 from tests.eval import real_faces, toys
 from tests.eval import test_dialogue_benchmark as dialogues
@@ -71,7 +71,7 @@ def test_points_of_another_kind_are_no_reference(benchmark):
 def test_blinks_are_dips_of_two_frames():
     eyes = np.full(90, 0.3)
     eyes[10] = eyes[20:23] = eyes[88:] = 0.1
-    assert expression.blinks(eyes) == 2
+    assert reactions.blinks(eyes) == 2
 
 
 class Dialogues(dialogues.ToyDecoder):

@@ -66,6 +66,7 @@ def scored(tmp_path_factory):
         found["faces"] = real_faces.benchmark(tmp_path_factory.mktemp("faces"), patch)
         for name, benchmark in found.items():
             truth = benchmark.truth("valid", 0)
+            truth.computed_s = 0.5
             frames = (benchmark.frames("valid", 0, truth) | benchmark.kept("valid", 0, truth))
             out[name] = benchmark, benchmark.summarise([benchmark.score("valid", 0, truth)],
                                                        [frames])
@@ -102,7 +103,7 @@ def test_rows_are_stored_under_the_same_names_as_before(scored):
     definitions that they were stored under."""
     of_packages = {m.name for m in registry.all_metrics() if m.packages}
     assert set(scored["puppets"][0]._row_recipe()["recipes"]) - of_packages == {
-        "mel_L1", "MCD", "MCD_audio", "F1_lips", "F1_lips_clip", "WER", "var_e",
+        "mel_L1", "MCD", "MCD_audio", "F1_lips", "F1_lips_clip", "WER", "var_e", "RTF",
         # of no older rows: those are made again
         "AV_offset", "AV_within_1", "AV_correlation", "F1_smiles", "CER", "WER_mean", "CER_mean",
         *(f"{m}_{part}" for m in ("FD", "FK", "Div", "BC") for part in "eh"),
@@ -111,7 +112,7 @@ def test_rows_are_stored_under_the_same_names_as_before(scored):
           for part in "eh")}
     recipes = scored["dialogue"][0]._row_recipe()["recipes"]
     assert set(recipes) == {"F1_lips", "FD", "listening", "turn-taking", "mel_L1", "retrieval",
-                            "motion", "MCD", "MCD_audio"}  # the last two of no older rows
+                            "motion", "MCD", "MCD_audio", "RTF"}  # the last three of no older rows
     assert recipes["FD"]["pooling"] == "per speaker and dialogue, then mean"
     assert recipes["listening"]["SID"] == {"e": 40, "h": 20}
 

@@ -20,6 +20,7 @@ from eval import registry
 from eval.benchmarks.named import declaration
 from eval.report import history, page
 from eval.run import runner
+from eval.sensitivity import alterations
 from launch import evaluate as command
 from launch.jobs import evaluate as job
 from tests.eval import toys
@@ -133,6 +134,7 @@ def given(toy, tmp_path, monkeypatch):
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
                              keep_media=False, ranked_by="", compare=[], watch=False, list=False,
+                             sensitivity=False,
                              benchmark="", benchmarks=False, data="", generated=[],
                              generated_ids="", processes=None, shard=None)
     for module in (command, command.workers):
@@ -238,3 +240,17 @@ def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):
     assert job._clips(plain, tmp_path, features) is None
     write_clips(tmp_path / "clips", seed=5)
     assert job._clips(staged, tmp_path, features) is None  # others by now
+
+
+def test_sensitivity_needs_no_checkpoint_but_a_folder(toy, tmp_path, monkeypatch, capsys):
+    config, _ = toy
+    args = SimpleNamespace(config=config, sensitivity=True, checkpoint=str(tmp_path), out="",
+                           split=None, vocoder="", geometry="", lip_vertices="", networks="")
+    with pytest.raises(UserError, match="no folder for the results of --sensitivity"):
+        command.alter(args)
+    monkeypatch.setattr(alterations, "ALL", alterations.ALL[2:3])
+    config.evaluate.max_examples = 1
+    args.out = str(tmp_path / "altered")
+    command.alter(args)
+    assert "valid, motion frozen (of the time)" in capsys.readouterr().out
+    assert (tmp_path / "altered" / "sensitivity.json").exists()

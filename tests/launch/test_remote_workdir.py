@@ -106,6 +106,7 @@ def evaluate(toy, monkeypatch):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
                                        vocoder="", geometry="", lip_vertices="", networks="",
                                        keep_media=False, ranked_by="", compare=[],
+                                       sensitivity=False,
                                        watch=False, list=False,
                                        benchmark="", benchmarks=False, data="", generated=[],
                                        generated_ids="", processes=None, shard=shard)

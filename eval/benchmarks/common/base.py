@@ -21,7 +21,8 @@ from eval.networks.files import Networks
 from eval.registry import AUDIO, CODEC, MOTION, NEEDS, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
-_OF_A_CASE = {AUDIO, MOTION, "both", "length", "voices"}  # needs that differ between variants
+# needs that differ between variants
+_OF_A_CASE = {AUDIO, MOTION, "both", "length", "voices", "timed"}
 
 
 def models_of(tasks: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
@@ -101,7 +102,7 @@ class Benchmark:
     @property
     def offers(self) -> set[str]:
         """Keys of registry.NEEDS that at least one variant meets."""
-        return {AUDIO, MOTION, "both", *(f"{CODEC}{name}" for name in self.dataset.codecs)}
+        return {AUDIO, MOTION, "both", "timed", *(f"{CODEC}{name}" for name in self.dataset.codecs)}
 
     @functools.cached_property
     def metrics(self) -> list[Metric]:
@@ -278,6 +279,9 @@ class Benchmark:
             out.add("both")
         if signals.own_length and truth.length:
             out.add("length")
+        timed = vars(signals).get("computed_s") is not None
+        if timed and signals.scored and signals.seconds:  # else it made nothing that lasts
+            out.add("timed")
         if len(signals.streams.get("voices", ())):
             out.add("voices")
         if self.reader and MOTION in own and not (signals.expressions and truth.expressions):
