@@ -77,6 +77,7 @@ class Made:
 
     names: tuple[str, ...] = ()
     seed, system = 0, None
+    seconds: Mapping[str, float] = types.MappingProxyType({})  # nothing is computed here
 
     def __call__(self, params, examples: Iterable, task: str = "", **_):
         """Yields (id, {}): `Benchmark.model` knows the files."""
