@@ -9,7 +9,7 @@ class _OneLine(Exception):
 
     def __init__(self, what: str, *, where: str = "", expected: str = "", found: str = "",
                  hint: str = ""):
-        self.found, self.hint = found, hint
+        self.what, self.expected, self.found, self.hint = what, expected, found, hint
         parts = [what]
         parts += [f"{label}: {text}" for label, text in
                   (("where", where), ("expected", expected), ("found", found), ("hint", hint))

@@ -36,6 +36,11 @@ class Target:
         return self.path is not None and not is_special(self.path)
 
     @property
+    def part(self) -> pathlib.Path:
+        """What a file that grows is called until it is complete."""
+        return self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+
+    @property
     def missing(self) -> bool:
         """Whether a file that grew was left out."""
         return self.optional and not self.path.exists()
@@ -101,12 +106,11 @@ def opened(target: Target, stdout: int | None) -> Iterator[BinaryIO]:
         with failures.working_on(target.path), open(target.path, "wb") as file:
             yield file
         return
-    part = target.path.with_name(f"{target.path.stem}.part{target.path.suffix}")
     with failures.working_on(target.path):
         target.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with open(target.part, "wb") as file:
             yield file
-        if target.optional and not part.stat().st_size:
-            part.unlink()
+        if target.optional and not target.part.stat().st_size:
+            target.part.unlink()
         else:
-            os.replace(part, target.path)
+            os.replace(target.part, target.path)

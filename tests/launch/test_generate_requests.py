@@ -157,6 +157,9 @@ def test_a_request_that_fails_on_its_way_leaves_the_others(trained, written, tmp
     file, out = tmp_path / "requests.jsonl", tmp_path / "out"
     file.write_text("\n".join(json.dumps({"id": name, "text": text}) for name, text in (
         ("a", "A boat."), ("b", "A cup."), ("c", "A dog."))))
+    out.mkdir()
+    (out / "b.wav").write_text("of an earlier request")
+    (out / "b.json").write_text(json.dumps({"files": ["b.wav"]}))
     where, name, about, error = STAGES[stage]
     how = {"streamed": {"format": "wav"}} if stage == "streamed" else {}
     avatar = generate.Avatar(trained)
@@ -167,7 +170,8 @@ def test_a_request_that_fails_on_its_way_leaves_the_others(trained, written, tmp
             requests_run.run(trained, file, out, **how)
     assert str(error) in json.loads((out / "b.json").read_text())["error"]
     assert ("Traceback" in capsys.readouterr().err) != isinstance(error, UserError)
-    assert sorted(p.name for p in out.glob("*.wav") if "part" not in p.name) == ["a.wav", "c.wav"]
+    assert sorted(p.name for p in out.glob("*.wav")) == ["a.wav", "b.old.wav", "c.wav"]
+    assert (out / "b.old.wav").read_text() == "of an earlier request"
     assert requests_run.run(trained, file, out, **how) == (1, 2)
     requests_files.check_all_made(file, out)
 

@@ -215,7 +215,7 @@ def test_there_and_back(made, tmp_path):
 @pytest.mark.parametrize("request_, message", [
     ({"portrait": "face.png"}, "a portrait without a face"),
     ({"portrait": "wide.png", "face": "unchecked"}, "not square.*80 x 64"),
-    ({"audio": "short.wav"}, "too little sound.*1 s of speech.*0.50 s"),
+    ({"audio": "short.wav"}, "too little sound.*where: --audio;.*1 s of speech.*0.50 s"),
     ({"audio": "silent.wav"}, "too little sound.*silent"),
 ])
 def test_a_request_that_is_refused(made, request_, message):

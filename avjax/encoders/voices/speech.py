@@ -25,6 +25,11 @@ _SCALE = 32767
 class TooLittle(UserError):
     """Nobody is heard for long enough. The sound may be fine otherwise."""
 
+    def at(self, where: str) -> "TooLittle":
+        """The same, of a place that only the caller knows."""
+        return TooLittle(self.what, where=where, expected=self.expected, found=self.found,
+                         hint=self.hint)
+
 
 def detector():
     """WebRTC's voice activity detector. UserError, with the command, where it is not installed."""

@@ -280,7 +280,7 @@ def _hear(request: Request, task: str, given: _Given, film: films.Film | None, d
         given.audio = front.audio(audio_N, rate)
     if task != "a2v" or front.hears_voices:  # a voice changes nothing that a face does
         own = front.voice_encoder.sample_rate  # resampled once, as in extraction
-        given.voice_S = front.voice(sound(own), own)
+        given.voice_S = voices.heard(front, sound(own), own, _flag(request, "audio"))
     given.remarks = tuple(heard.remarks(audio_N, rate, decoder.codecs, decoder.recipes["audio"],
                                         _flag(request, "audio")))
 

@@ -6,8 +6,11 @@ again.
 
 import pathlib
 
+import numpy as np
+
 from avjax.encoders import voices
 from avjax.encoders.voices import wavlm_ecapa
+from avjax.encoders.voices.speech import TooLittle
 from avjax.errors import UserError
 from avjax.storage import paths
 from avjax.weights import files
@@ -34,6 +37,14 @@ def parsed(option: str) -> tuple[str, str]:
 def maker(kind: str) -> voices.Maker:
     """See voices.maker. A network is spread over all accelerators of this process."""
     return voices.maker(kind, units.mesh())
+
+
+def heard(front, audio_N: np.ndarray, rate: float, where: str) -> np.ndarray:
+    """`frontend.Encoder.voice` of what was given as `where`, which its errors name."""
+    try:
+        return front.voice(audio_N, rate)
+    except TooLittle as error:
+        raise error.at(where) from error
 
 
 def weights(request: Request, recipe, workdir) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -22,6 +23,14 @@ def done_before(out: pathlib.Path, name: str) -> dict | None:
     except (OSError, ValueError, KeyError):
         return None
     return record if all((out / file).is_file() for file in files) else None
+
+
+def set_aside(out: pathlib.Path, name: str) -> None:
+    """What an earlier request of that name has made becomes NAME.old.*, so that nobody takes it for
+    what the one that failed has made."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for file in json.loads(record_file(out, name).read_text())["files"]:
+            os.replace(out / file, out / f"{name}.old{file.removeprefix(name)}")
 
 
 def read_requests(path: pathlib.Path) -> dict[str, dict]:

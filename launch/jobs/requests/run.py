@@ -108,6 +108,7 @@ class Records:
                 traceback.print_exception(error)
             self.failed[name] = str(error) if known else f"{type(error).__name__}: {error}"
             generate.say([f"failed, request {name!r}: {self.failed[name]}"])
+            files.set_aside(self.out, name)
             self.keep(name, error=self.failed[name])
 
 
@@ -191,15 +192,18 @@ def _stream(avatar, records: Records, rows: int, *, format: str = "", **given: i
 
 def _stream_task(avatar, prompts: Mapping[str, Prompt], records: Records, settings: Settings,
                  rows: int, format: str) -> None:
+    wanted = {name: targets.targets(str(records.out / name), format) for name in prompts}
+
     def make(names):
         return live_several.stream(
             avatar, {name: prompts[name] for name in names},
-            {name: targets.targets(str(records.out / name), format) for name in names},
-            settings=settings, rows=rows)
+            {name: wanted[name] for name in names}, settings=settings, rows=rows)
 
     for name, report in salvaged(make, prompts):
         with records.of(name):
             if isinstance(report, Exception):
+                for target in wanted[name]:
+                    target.part.unlink(missing_ok=True)
                 raise report
             paths = [pathlib.Path(file).name for file in report.pop("files").values()]
             records.keep(name, **_told(prompts[name]), stream=report,
