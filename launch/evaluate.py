@@ -76,7 +76,7 @@ def define_flags() -> None:
     flags.DEFINE_float("watch_for", 3600.0, "Seconds without a new checkpoint after which --watch "
                        "ends.", lower_bound=0.0)
     flags.DEFINE_float("watch_every", 30.0, "Seconds between its looks.", lower_bound=0.1)
-    flags.DEFINE_list("compare", [], "Folders of results, A B C ...: how the others differ from "
+    flags.DEFINE_list("compare", None, "Folders of results, A B C ...: how the others differ from "
                       "the first, with paired intervals and p values; scores nothing.")
     flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
                       "known amounts: which metrics move the right way (docs/evaluation.md); needs "
@@ -103,7 +103,7 @@ def main(argv):
     if args.list:
         print(registry.markdown(), end="")
         return
-    if args.compare:
+    if args.compare is not None:
         launch_flags.check_local("--out", args.out)
         compare.run(args.compare, args.out)
         return

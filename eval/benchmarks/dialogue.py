@@ -322,10 +322,10 @@ class Benchmark(Base):
         speaking = truth.speaking(count)
         out = {}
         for s in range(len(speaking)):
-            partner = next(p for p in range(len(speaking)) if p != s)
             listening = ~speaking[s] & np.delete(speaking, s, axis=0).any(0)
             if listening.sum() < LEAST_FRAMES:
-                continue
+                continue  # nobody speaks to one who is alone
+            partner = next(p for p in range(len(speaking)) if p != s)
             motion = {"own": signals.motion_STM[s][:count], "true": truth.motion_STM[s][:count],
                       "partner": truth.motion_STM[partner][:count]}
             motion |= {f"other{k}": fit(x.motion_STM[partner], count)

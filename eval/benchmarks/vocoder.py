@@ -40,7 +40,8 @@ class Benchmark(ClipData):
 
     @property
     def offers(self):
-        full = {"waveform", "resynthesis", *["words"] * self.has_words} if self.full else set()
+        full = ({"waveform", "resynthesis", "each", "warped", *["words"] * self.has_words}
+                if self.full else set())
         return {"audio", "clip", "timed"} | full
 
     def read(self, example):

@@ -128,6 +128,8 @@ def test_it_needs_two_that_are_there(tmp_path):
     a = write(tmp_path / "a", results(0))
     with pytest.raises(UserError, match="nothing to compare with"):
         job.run([a], None)
+    with pytest.raises(UserError, match="nothing to compare with.*none"):
+        job.run([], None)
     with pytest.raises(UserError, match="no results here.*nowhere"):
         job.run([a, str(tmp_path / "nowhere")], None)
 
@@ -144,3 +146,4 @@ def test_the_flag_takes_words():
     assert command.joined(["evaluate", "--compare", "a", "b", "--out=c"]) == [
         "evaluate", "--compare=a,b", "--out=c"]
     assert command.joined(["evaluate", "--list"]) == ["evaluate", "--list"]
+    assert command.joined(["evaluate", "--compare"]) == ["evaluate", "--compare="]

@@ -77,7 +77,7 @@ def run(root, *, benchmark="clips", data="recordings", generated=("same", "worse
         ("split", "config", "checkpoint", "shard", "processes"))
     flags |= dict(benchmark=benchmark, data=data and str(root / data), out=str(root / "out"),
                   generated=[g if "=" in g else str(root / g) for g in generated], list=False,
-                  benchmarks=False, sensitivity=False, compare=[], keep_media=False)
+                  benchmarks=False, sensitivity=False, compare=None, keep_media=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in (command, command.workers):
             patch.setattr(module, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**flags | given)))

@@ -133,7 +133,7 @@ def given(toy, tmp_path, monkeypatch):
     """The command's flags."""
     values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
-                             keep_media=False, ranked_by="", compare=[], watch=False, list=False,
+                             keep_media=False, ranked_by="", compare=None, watch=False, list=False,
                              sensitivity=False,
                              benchmark="", benchmarks=False, data="", generated=[],
                              generated_ids="", processes=None, shard=None)

@@ -105,7 +105,7 @@ def evaluate(toy, monkeypatch):
     def run(checkpoint, out=None, split=None, shard=None):
         values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
                                        vocoder="", geometry="", lip_vertices="", networks="",
-                                       keep_media=False, ranked_by="", compare=[],
+                                       keep_media=False, ranked_by="", compare=None,
                                        sensitivity=False,
                                        watch=False, list=False,
                                        benchmark="", benchmarks=False, data="", generated=[],

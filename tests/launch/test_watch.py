@@ -132,7 +132,7 @@ def test_what_cannot_be_watched(workdir, monkeypatch):
     one.mkdir(parents=True)
     values = SimpleNamespace(config=watched.config(), checkpoint=str(one), out=None, split=None,
                              vocoder="", geometry="", lip_vertices="", networks="",
-                             keep_media=False, ranked_by="", compare=[], watch=True, list=False,
+                             keep_media=False, ranked_by="", compare=None, watch=True, list=False,
                              sensitivity=False,
                              benchmark="", benchmarks=False, data="", generated=[],
                              generated_ids="", processes=None, shard=None)
