@@ -19,11 +19,12 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import made_from
 from eval import benchmarks
 from eval.benchmarks.named.declaration import Named
-from eval.report import page, tables
-from eval.run import failed, ranked, runner, steps
+from eval.report import page
+from eval.run import runner, steps
 from eval.run.rows import WHOLE, Share, lock_file
 from launch import data
 from launch import flags as launch_flags
+from launch.jobs.scoring import told
 
 PATIENCE = 3600.0  # seconds to wait for another share that merges the rows
 
@@ -152,13 +153,8 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
                 shown = runner.samples(benchmark, sampler, params, splits, made=made,
                                        failed=results["failed"], ranked=results["ranked"])
                 page.write(root, results, shown, workdir)
-    print(tables.table(results))
-    print(f"sound of mel: {benchmark.decoder.sound_by}")
-    for names, need in benchmark.not_measured.items():
-        print(f"not measured: {names}; needs: {need}")
-    for line in (*ranked.lines(results), *failed.lines(results)):
-        print(line)
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {root / page.REPORT_FILE}")
+    told.results_of(results, benchmark, out, root,
+                    f"sound of mel: {benchmark.decoder.sound_by}")
     return results
 
 

@@ -4,7 +4,6 @@ the truth being the recordings themselves."""
 import json
 import pathlib
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from eval.networks import files as networks
 from eval.report import tables
 from launch import evaluate as command
 from launch.jobs.scoring import named as job
+from tests import evaluate_flags
 
 RATE, FPS, SIDE = 22050, 25, 48
 IDS = ("ann.hello", "ben")
@@ -73,14 +73,10 @@ def seen(pictures):
 
 def run(root, *, benchmark="clips", data="recordings", generated=("same", "worse"), **given):
     """The command's exit code and results."""
-    flags = dict.fromkeys(("generated_ids", "ranked_by", "networks"), "") | dict.fromkeys(
-        ("split", "config", "checkpoint", "shard", "processes"))
-    flags |= dict(benchmark=benchmark, data=data and str(root / data), out=str(root / "out"),
-                  generated=[g if "=" in g else str(root / g) for g in generated], list=False,
-                  benchmarks=False, sensitivity=False, compare=None, keep_media=False)
+    flags = dict(benchmark=benchmark, data=data and str(root / data), out=str(root / "out"),
+                 generated=[g if "=" in g else str(root / g) for g in generated])
     with pytest.MonkeyPatch.context() as patch:
-        for module in (command, command.workers):
-            patch.setattr(module, "flags", SimpleNamespace(FLAGS=SimpleNamespace(**flags | given)))
+        evaluate_flags.flags(patch, **flags | given)
         try:
             code = command.main([]) or 0
         except SystemExit as end:

@@ -23,6 +23,7 @@ from eval.run import runner
 from eval.sensitivity import alterations
 from launch import evaluate as command
 from launch.jobs import evaluate as job
+from tests import evaluate_flags
 from tests.eval import toys
 from tests.launch.walks import write_clips
 
@@ -131,15 +132,7 @@ def test_it_lists_all_metrics_without_a_config(monkeypatch, capsys):
 @pytest.fixture
 def given(toy, tmp_path, monkeypatch):
     """The command's flags."""
-    values = SimpleNamespace(config=toy[0], checkpoint=str(tmp_path), out=None, split=None,
-                             vocoder="", geometry="", lip_vertices="", networks="",
-                             keep_media=False, ranked_by="", compare=None, watch=False, list=False,
-                             sensitivity=False,
-                             benchmark="", benchmarks=False, data="", generated=[],
-                             generated_ids="", processes=None, shard=None)
-    for module in (command, command.workers):
-        monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
-    return values
+    return evaluate_flags.flags(monkeypatch, config=toy[0], checkpoint=str(tmp_path))
 
 
 def test_failed_examples_are_told_and_end_with_3(given, tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from launch import evaluate as evaluate_command
 from launch import generate, train, training
 from launch.jobs import evaluate as jobs
 from launch.jobs import stages
+from tests import evaluate_flags
 from tests.checkpoint import fake_gcs
 from tests.eval import toys
 from tests.launch.walks import config, write_clips
@@ -103,15 +104,8 @@ def evaluate(toy, monkeypatch):
     monkeypatch.setattr(plots, "png", lambda figure: plots.plt.close(figure) or b"drawn")
 
     def run(checkpoint, out=None, split=None, shard=None):
-        values = types.SimpleNamespace(config=toy, checkpoint=checkpoint, out=out, split=split,
-                                       vocoder="", geometry="", lip_vertices="", networks="",
-                                       keep_media=False, ranked_by="", compare=None,
-                                       sensitivity=False,
-                                       watch=False, list=False,
-                                       benchmark="", benchmarks=False, data="", generated=[],
-                                       generated_ids="", processes=None, shard=shard)
-        for module in (evaluate_command, evaluate_command.workers):
-            monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=values))
+        evaluate_flags.flags(monkeypatch, config=toy, checkpoint=checkpoint, out=out, split=split,
+                             shard=shard)
         evaluate_command.main([])
     return run
 

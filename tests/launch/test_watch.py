@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +17,7 @@ from eval.run import rows, steps
 from launch import evaluate as command
 from launch.jobs import evaluate as jobs
 from launch.jobs.scoring import watch
+from tests import evaluate_flags
 from tests.eval import toys
 from tests.launch import watched
 
@@ -130,14 +130,8 @@ def test_what_cannot_be_watched(workdir, monkeypatch):
         steps.read(workdir / "out")
     one = workdir / "checkpoints" / "3"
     one.mkdir(parents=True)
-    values = SimpleNamespace(config=watched.config(), checkpoint=str(one), out=None, split=None,
-                             vocoder="", geometry="", lip_vertices="", networks="",
-                             keep_media=False, ranked_by="", compare=None, watch=True, list=False,
-                             sensitivity=False,
-                             benchmark="", benchmarks=False, data="", generated=[],
-                             generated_ids="", processes=None, shard=None)
-    for module in (command, command.workers):
-        monkeypatch.setattr(module, "flags", SimpleNamespace(FLAGS=values))
+    values = evaluate_flags.flags(monkeypatch, config=watched.config(), checkpoint=str(one),
+                                  watch=True)
     with pytest.raises(UserError, match="a workdir of this machine is needed"):
         command.main([])
     values.shard = "0/2"

@@ -15,10 +15,11 @@ from eval.benchmarks.named.declaration import Named
 from eval.benchmarks.named.given import Made
 from eval.data.matched import arrays_of, match, read_list
 from eval.data.recorded import Folder
-from eval.report import page, tables
-from eval.run import failed, ranked, runner
+from eval.report import page
+from eval.run import runner
 from eval.run.rows import WHOLE, Share, lock_file
 from launch.jobs.evaluate import PATIENCE
+from launch.jobs.scoring import told
 
 # {family of features: what scores a checkpoint that makes its streams of real recordings}
 SCORED_BY = {"avflow": "clips", "talker": "clips", "tavid": "dialogue", "vocoder": "vocoder",
@@ -131,12 +132,7 @@ def evaluate(named: Named, data, generated: Iterable[str], *, out, ids: str = ""
                                                          made=made, failed=results["failed"],
                                                          ranked=results["ranked"])
                 page.write(out, results, shown)
-    print(tables.table(results))
-    for names, need in benchmark.not_measured.items():
-        print(f"not measured: {names}; needs: {need}")
-    for line in (*ranked.lines(results), *failed.lines(results)):
-        print(line)
-    print(f"results: {out / runner.RESULTS_FILE}\nreport:  {out / page.REPORT_FILE}")
+    told.results_of(results, benchmark, out, out)
     return results
 
 
