@@ -67,6 +67,8 @@ setup(
         "ge2e": ["webrtcvad-wheels>=2.0.14"],
         # WER_open and CER_open: Whisper's English normaliser
         "words": ["whisper-normalizer>=0.1.15"],
+        # DNSMOS: the networks' files are in speechmos, whose own code is not imported
+        "dnsmos": ["onnxruntime>=1.20", "speechmos>=0.0.1"],
         "world": ["pyworld>=0.3.5"],  # MCD_world: WORLD's analysis of speech
     },
 )

@@ -5,7 +5,8 @@ import importlib.util
 from collections.abc import Iterable
 
 TABLE: dict[str, str] = {"pyworld": "pip install 'avjax[world]'",  # package -> how to get it
-                         "webrtcvad": "pip install 'avjax[ge2e]'"}
+                         "webrtcvad": "pip install 'avjax[ge2e]'",
+                         "onnxruntime": "pip install 'avjax[dnsmos]'"}
 
 
 def found(names: Iterable[str]) -> bool:

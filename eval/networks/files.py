@@ -41,25 +41,33 @@ class Network:
         return f"{' or '.join(self.files)} ({self.where})"
 
 
+DNS_CHALLENGE = "pip install 'avjax[dnsmos]'; github.com/microsoft/DNS-Challenge, DNSMOS"
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
     "inception": Network(("pt_inception-2015-12-05-6726825d.pth",),
-                         "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0", "inception"),
-    "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT", "i3d"),
+                         "github.com/mseitzer/pytorch-fid/releases", "Apache-2.0",
+                         "pictures.inception"),
+    "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT",
+                   "pictures.i3d"),
     "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
-                           "the repository's LICENSE", "wavlm_ecapa"),
-    "voxsim": Network(("wavlm_ecapa.model",), "github.com/kaistmm/voxsim_trainer", "", "voxsim"),
+                           "the repository's LICENSE", "speech.wavlm_ecapa"),
+    "voxsim": Network(("wavlm_ecapa.model",), "github.com/kaistmm/voxsim_trainer", "",
+                      "speech.voxsim"),
     "utmos": Network(("utmos22_strong_step7459_v1.pt",),
-                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "utmos"),
+                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "speech.utmos"),
     "wav2vec2_ctc": Network(("wav2vec2_fairseq_base_ls960_asr_ls960.pth",
                              "wav2vec2-base-960h/model.safetensors"),
                             "download.pytorch.org/torchaudio/models; "
                             "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
-                            "wav2vec2_ctc"),
-    "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0", "ge2e",
-                    "resemblyzer"),
+                            "speech.wav2vec2_ctc"),
+    "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0",
+                    "speech.ge2e", "resemblyzer"),
+    "dnsmos": Network(("speechmos/dnsmos_models/sig_bak_ovr.onnx", "sig_bak_ovr.onnx"),
+                      DNS_CHALLENGE, "MIT", "speech.dnsmos", "speechmos"),
+    "dnsmos_p808": Network(("speechmos/dnsmos_models/model_v8.onnx", "model_v8.onnx"),
+                           DNS_CHALLENGE, "MIT", "speech.dnsmos_p808", "speechmos"),
 }
 
 

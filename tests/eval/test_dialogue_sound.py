@@ -12,8 +12,8 @@ from data_pipelines.store.schema import Feature
 from eval.benchmarks import dialogue
 from eval.benchmarks.common import speakers
 from eval.data.conversations import Conversation
-from eval.networks import wav2vec2_ctc
 from eval.networks.files import TABLE
+from eval.networks.speech import wav2vec2_ctc
 from tests.eval import test_dialogue_benchmark as toy
 from tests.eval import toys
 

@@ -18,7 +18,8 @@ from eval import pooling, registry
 from eval.metrics import intelligibility
 from eval.metrics.judged import voxsim as voxsim_metric
 from eval.metrics.judged import wavlm_ecapa as voice_metric
-from eval.networks import files, sound, utmos, voxsim, wav2vec2_ctc, wavlm_ecapa
+from eval.networks import files
+from eval.networks.speech import sound, utmos, voxsim, wav2vec2_ctc, wavlm_ecapa
 from tests import ge2e_weights
 from tests.eval import toys
 from tests.golden_files import config as golden_config

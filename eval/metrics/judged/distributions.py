@@ -14,7 +14,7 @@ import numpy as np
 
 from eval import pooling
 from eval.metrics import frechet
-from eval.networks import i3d, inception
+from eval.networks.pictures import i3d, inception
 from eval.registry import declare
 
 RECIPE = {"implementation": "avjax eval.metrics.judged.distributions 1", "precision": "float64",

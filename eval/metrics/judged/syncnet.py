@@ -16,7 +16,8 @@ import numpy as np
 
 from avjax.signal.resample import resampled
 from data_pipelines.media import faces
-from eval.networks import face_tracks, syncnet
+from eval.networks import syncnet
+from eval.networks.pictures import face_tracks
 from eval.registry import declare
 
 RECIPE = {"implementation": "avjax eval.metrics.judged.syncnet 1",

@@ -1,6 +1,6 @@
 """How natural does it sound? The mean opinion score that UTMOS22-strong predicts."""
 
-from eval.networks.sound import RESAMPLER
+from eval.networks.speech.sound import RESAMPLER
 from eval.registry import declare
 
 

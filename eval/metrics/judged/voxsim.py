@@ -1,8 +1,8 @@
 """Does it sound like that person to people? What VoxSim's network predicts that listeners would
 say. Papers print its cosine, too: .38 there is 2.9 here."""
 
-from eval.networks import voxsim
-from eval.networks.sound import RESAMPLER
+from eval.networks.speech import voxsim
+from eval.networks.speech.sound import RESAMPLER
 from eval.registry import declare
 
 

@@ -5,8 +5,8 @@ them. What is silent is heard as no words; without a transcript nothing is measu
 from importlib.metadata import version
 
 from eval.metrics.intelligibility import declare_rates, rates
-from eval.networks import wav2vec2_ctc
-from eval.networks.sound import RESAMPLER
+from eval.networks.speech import wav2vec2_ctc
+from eval.networks.speech.sound import RESAMPLER
 
 
 def _score(case):

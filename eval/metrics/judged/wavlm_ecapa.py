@@ -3,7 +3,7 @@ et al. 2022, arXiv:2110.13900), as papers report it, of what was made and of rec
 GE2E under names of its own: its cosines are higher, and no paper's SIM is to be held against
 them."""
 
-from eval.networks.sound import RESAMPLER
+from eval.networks.speech.sound import RESAMPLER
 from eval.registry import declare
 
 

@@ -8,7 +8,7 @@ from avjax.sharding import rows
 from avjax.weights.reader import read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from eval.metrics import frechet
-from eval.networks import i3d
+from eval.networks.pictures import i3d
 from tests import golden_files
 from tests.eval import toys
 

@@ -7,8 +7,8 @@ from avjax.errors import UserError
 from avjax.sharding import rows
 from avjax.weights.torch_writer import write_torch_zip
 from eval.metrics import frechet
-from eval.networks import inception
-from eval.networks.convolutions import shapes
+from eval.networks.pictures import inception
+from eval.networks.pictures.convolutions import shapes
 from tests import golden_files
 from tests.eval import toys
 

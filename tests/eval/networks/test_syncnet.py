@@ -10,7 +10,8 @@ from avjax.errors import UserError
 from avjax.sharding import rows
 from avjax.weights.torch_writer import write_torch_zip
 from eval.metrics.judged import syncnet as metric
-from eval.networks import face_tracks, syncnet
+from eval.networks import syncnet
+from eval.networks.pictures import face_tracks
 from tests import golden_files
 from tests.eval import toys
 

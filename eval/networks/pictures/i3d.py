@@ -19,7 +19,16 @@ from jax.sharding import Mesh
 from avjax.sharding import rows
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
-from eval.networks.convolutions import Branches, Chain, Conv, Pool, convolved, folded, run, shapes
+from eval.networks.pictures.convolutions import (
+    Branches,
+    Chain,
+    Conv,
+    Pool,
+    convolved,
+    folded,
+    run,
+    shapes,
+)
 from eval.networks.placed import Placed
 
 SIZE, FRAMES = 224, 16

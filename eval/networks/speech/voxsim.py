@@ -9,8 +9,8 @@ Suffixes: N samples, E embedding.
 
 import numpy as np
 
-from eval.networks import wavlm_ecapa
-from eval.networks.sound import RATE, at_16khz, is_silent
+from eval.networks.speech import wavlm_ecapa
+from eval.networks.speech.sound import RATE, at_16khz, is_silent
 
 PIECE = 400 * 160 + 240  # samples: 400 frames of 10 ms, and the end of the last one
 PIECES = 10

@@ -24,7 +24,7 @@ from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.sharding import rows
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
-from eval.networks.sound import at_16khz, is_silent
+from eval.networks.speech.sound import at_16khz, is_silent
 
 ENCODER = "wav2vec2."
 WHAT = "these are not the weights of UTMOS22-strong"

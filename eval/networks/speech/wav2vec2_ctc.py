@@ -13,7 +13,7 @@ import numpy as np
 
 from avjax.encoders.wav2vec2 import Wav2Vec2CTC, spelled
 from avjax.errors import UserError
-from eval.networks.sound import at_16khz, is_silent
+from eval.networks.speech.sound import at_16khz, is_silent
 
 PACKAGE = "whisper-normalizer"
 

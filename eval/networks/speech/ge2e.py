@@ -2,7 +2,7 @@
 network of avjax/encoders/voices/ge2e.py."""
 
 from avjax.encoders.voices import ge2e
-from eval.networks.wavlm_ecapa import Voices
+from eval.networks.speech.wavlm_ecapa import Voices
 
 
 def load(path) -> Voices:

@@ -12,7 +12,7 @@ import numpy as np
 
 from avjax.encoders.voices.speech import TooLittle
 from avjax.encoders.voices.wavlm_ecapa import WavlmEcapa
-from eval.networks.sound import at_16khz
+from eval.networks.speech.sound import at_16khz
 
 KEPT = 256  # embeddings: every variant is held against the same recordings
 
