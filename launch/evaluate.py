@@ -3,6 +3,7 @@
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
 avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do metrics notice?
+avjax evaluate --checkpoint=WORKDIR --robustness=portraits|prosody|speakers    of TAVID, see below
 
 
 avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
@@ -16,6 +17,10 @@ Writes results.json (summary, targets, recipes, one row an example) and report.h
 table. A killed job goes on where it stopped. Examples that fail are listed, and the exit code is 3.
 `--checkpoint` is a workdir, its checkpoints folder, or one checkpoint; one in a bucket (gs://...)
 is copied here first, and the results go there.
+
+`--config` is the workdir's own unless it is given. --robustness looks at one side of a TAVID
+checkpoint (docs/tavid.md): voices of worse portraits, prosody under other voices, seen and unseen
+speakers; OUT/robustness.CHECK.json, .txt and .png, OUT being WORKDIR/robustness by default.
 
 All devices share the examples, and all hosts that the job was started on (or --processes=N,
 --shard=I/N; see launch/workers.py): each scores its share, and the last one merges the rows.
@@ -32,13 +37,14 @@ from avjax.hardware.accelerator import enable_compilation_cache
 from avjax.storage import lock, paths
 from eval import registry
 from eval.benchmarks.named import declaration
+from eval.robustness import job as robust
 from eval.run import rows
 from eval.sensitivity import job as sensitivity
 from launch import flags as launch_flags
 from launch import workers
 from launch.jobs import evaluate as jobs
 from launch.jobs import generate
-from launch.jobs.scoring import compare, named, watch
+from launch.jobs.scoring import compare, modes, named, robustness, watch
 
 
 def workdir_of(checkpoint):
@@ -81,6 +87,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("sensitivity", False, "Score no checkpoint but the truth itself, altered by "
                       "known amounts: which metrics move the right way (docs/evaluation.md); needs "
                       "--out.")
+    flags.DEFINE_enum("robustness", None, list(robust.CHECKS), "Look at one side of a TAVID "
+                      "checkpoint: voices of worse portraits, prosody under other voices, seen and "
+                      "unseen speakers (docs/tavid.md).")
+    flags.DEFINE_list("portraits", [], "For --robustness=portraits: folders of pictures called "
+                      "after speakers, FOLDER or NAME=FOLDER, as of people in profile.")
     flags.DEFINE_bool("benchmarks", False, "Print every named benchmark with its data, metrics and "
                       "the source of a paper's numbers, and nothing else.")
     flags.DEFINE_string("benchmark", "", "A named benchmark, whose splits and metrics are scored, "
@@ -100,6 +111,7 @@ def define_flags() -> None:
 def main(argv):
     del argv
     args = flags.FLAGS
+    modes.check(args)
     if args.list:
         print(registry.markdown(), end="")
         return
@@ -117,8 +129,6 @@ def main(argv):
     if args.generated:
         score_folders(args, benchmark)
         return
-    if not benchmark:
-        launch_flags.check_given(args.config)
     if not args.checkpoint:
         raise UserError("no checkpoint given", expected="--checkpoint=DIR, a workdir of "
                                                         "avjax train or one checkpoint")
@@ -133,6 +143,9 @@ def main(argv):
     config = args.config or generate.load_config(workdir)
     set_judges(args, config)
     out = args.out
+    if args.robustness:
+        look(args, config, given, workdir)
+        return
     if benchmark:
         named.of_checkpoint(config, benchmark, args.data, args.split)
         out = out or str(workdir / "benchmarks" / benchmark.name)
@@ -156,10 +169,6 @@ def named_of(args) -> declaration.Named | None:
                             expected="--benchmark=NAME --data=DIR with --checkpoint=DIR, or with "
                             "--generated=FOLDER --out=DIR",
                             hint="avjax evaluate --benchmarks lists benchmarks")
-    for flag in ("checkpoint", "keep_media"):
-        if args.generated and getattr(args, flag):
-            raise UserError(f"--generated and --{flag}", where="command line",
-                            expected="one of the two", found="both")
     return declaration.named(args.benchmark) if args.benchmark else None
 
 
@@ -207,6 +216,17 @@ def alter(args) -> None:
                                   max_examples=args.config.evaluate.max_examples)
     print(sensitivity.text(results), end="")
     print(f"results: {paths.folder(args.out) / sensitivity.NAME}.json, .txt, .png")
+
+
+def look(args, config, given, workdir) -> None:
+    """--robustness."""
+    if paths.is_remote(workdir):
+        raise UserError("a workdir of this machine is needed", where="--robustness",
+                        found=f"--checkpoint={args.checkpoint}", hint="copy it here first")
+    enable_compilation_cache()
+    robustness.run(args.robustness, config, workdir, given,
+                   paths.folder(args.out or workdir / robustness.FOLDER), splits=args.split,
+                   portraits=args.portraits)
 
 
 def watched(args, config, benchmark, given, workdir, results) -> None:

@@ -7,6 +7,7 @@ from launch import evaluate as command
 DEFAULTS = {"config": None, "checkpoint": None, "out": None, "split": None, "vocoder": "",
             "geometry": "", "lip_vertices": "", "networks": "", "keep_media": False,
             "ranked_by": "", "compare": None, "watch": False, "list": False, "sensitivity": False,
+            "robustness": None, "portraits": [], "watch_for": 3600.0, "watch_every": 30.0,
             "benchmark": "", "benchmarks": False, "data": "", "generated": [],
             "generated_ids": "", "processes": None, "shard": None}
 

@@ -51,7 +51,7 @@ def statistics(audio_N: np.ndarray, level: dict | None = level_lib.RECIPE) -> np
     is None. Raises UserError for less than 20 ms."""
     audio_N = level_lib.normalised(np.asarray(audio_N, np.float32), SAMPLE_RATE, level)
     mel_TM = mel.normalise(mel.log_mel(audio_N, mel.RECIPE_24K), mel.RECIPE_24K)
-    pitch_T, voicing_T, power_T = _pitch(audio_N, len(mel_TM))
+    pitch_T, voicing_T, power_T = pitch_of(audio_N, len(mel_TM))
     energy_T = np.log10(power_T + 1e-9)
     active_T = energy_T >= energy_T.max() - _ACTIVE_DB / 10
     mel_TM, energy_T = mel_TM[active_T], energy_T[active_T]
@@ -164,9 +164,9 @@ def _change(x_TC: np.ndarray) -> np.ndarray:
     return np.abs(np.diff(x_TC, axis=0)).mean(0) if len(x_TC) > 1 else np.zeros(x_TC.shape[1:])
 
 
-def _pitch(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pitch in Hz, strength of the periodicity in 0 .. 1 and mean power, each (T,), around the mel
-    frames' centres.
+def pitch_of(audio_N: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pitch in Hz, strength of the periodicity in 0 .. 1 and mean power, each (T,), of (N,) float
+    samples at SAMPLE_RATE, in frames of 10 ms around their centres.
 
     Normalised autocorrelation of a Hann window, divided by the window's own (Boersma 1993). Of all
     lags whose peak comes within 15 % of the highest the shortest is taken, which keeps octave

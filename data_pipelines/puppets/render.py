@@ -68,11 +68,14 @@ def render(articulators, pose_N7, identity, size: int = 256, zoom: float = 1.0) 
     return out
 
 
-def portrait(identity, size: int = 256, zoom: float = 1.0) -> np.ndarray:
-    """(size, size, 3) uint8: the neutral face, looking at the viewer, with a hint of a smile."""
+def portrait(identity, size: int = 256, zoom: float = 1.0, yaw: float = 0.0) -> np.ndarray:
+    """(size, size, 3) uint8: the neutral face with a hint of a smile, looking at the viewer, or
+    `yaw` degrees to the picture's right."""
     neutral = {name: np.zeros(1) for name in NAMES}
     neutral |= {"smile": np.array([0.25]), "lip_aperture": np.array([-0.1])}
-    return render(neutral, np.array([[1.0, 0, 0, 0, 0, 0, 0]]), identity, size, zoom)[0]
+    half = np.deg2rad(yaw) / 2
+    turned = np.array([[np.cos(half), 0, np.sin(half), 0, 0, 0, 0]])
+    return render(neutral, turned, identity, size, zoom)[0]
 
 
 class _Scene:

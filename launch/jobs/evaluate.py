@@ -49,8 +49,8 @@ def open_benchmark(config, workdir, *, dataset=None, full: bool = True, wanted=(
     else:
         decoder = decode.Decoder.from_dataset(dataset, vocoder=vocoder, **given)
     benchmark = benchmarks.load(config.evaluate.benchmark)(
-        config, decoder, dataset, api.build(config.system), clips=_clips(config, workdir, dataset),
-        full=full)
+        config, decoder, dataset, api.build(config.system),
+        clips=clips_of(config, workdir, dataset), full=full)
     benchmark.wanted = tuple(wanted)
     benchmark.load_networks()
     return benchmark, dataset
@@ -158,7 +158,7 @@ def evaluate(config, workdir, params=None, splits=None, *, out=None, checkpoint=
     return results
 
 
-def _clips(config, workdir, dataset):
+def clips_of(config, workdir, dataset):
     """The clip dataset that the features were extracted from, None if it is not there any more.
     Features of earlier versions do not record it: then a stage of the config may."""
     record = made_from.read(dataset.dir) or {}

@@ -23,6 +23,7 @@ from eval.run import runner
 from eval.sensitivity import alterations
 from launch import evaluate as command
 from launch.jobs import evaluate as job
+from launch.jobs.scoring import modes
 from tests import evaluate_flags
 from tests.eval import toys
 from tests.launch.walks import write_clips
@@ -223,16 +224,16 @@ def test_the_clips_are_those_that_the_features_were_made_from(tmp_path):
     clips, features = write_clips(tmp_path / "clips"), write_clips(tmp_path / "features")
     stage = {"kind": "extract", "clips": "{workdir}/clips", "out": "{workdir}/features"}
     plain, staged = ConfigDict({"stages": ()}), ConfigDict({"stages": (stage,)})
-    assert job._clips(plain, tmp_path, features) is None
-    assert job._clips(staged, tmp_path, features).dir == clips.dir  # nothing else tells
+    assert job.clips_of(plain, tmp_path, features) is None
+    assert job.clips_of(staged, tmp_path, features).dir == clips.dir  # nothing else tells
     made_from.ask(features.dir, {"clips": clips.content}, clips.dir)
     made_from.enclose(features.dir, features.dir)
-    assert job._clips(plain, tmp_path, features).dir == clips.dir
+    assert job.clips_of(plain, tmp_path, features).dir == clips.dir
     features.verify()  # the record is none of its files
     shutil.rmtree(clips.dir)
-    assert job._clips(plain, tmp_path, features) is None
+    assert job.clips_of(plain, tmp_path, features) is None
     write_clips(tmp_path / "clips", seed=5)
-    assert job._clips(staged, tmp_path, features) is None  # others by now
+    assert job.clips_of(staged, tmp_path, features) is None  # others by now
 
 
 def test_sensitivity_needs_no_checkpoint_but_a_folder(toy, tmp_path, monkeypatch, capsys):
@@ -247,3 +248,28 @@ def test_sensitivity_needs_no_checkpoint_but_a_folder(toy, tmp_path, monkeypatch
     command.alter(args)
     assert "valid, motion frozen (of the time)" in capsys.readouterr().out
     assert (tmp_path / "altered" / "sensitivity.json").exists()
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"generated": ["x"], "watch": True}, "--generated and --watch.*one of the two"),
+    ({"generated": ["x"], "keep_media": True}, "--generated and --keep_media.*--generated alone, "
+     "or with --benchmark, --data"),
+    ({"generated": ["x"], "vocoder": "x"}, "--generated and --vocoder"),
+    ({"sensitivity": True, "watch": True}, "--sensitivity and --watch"),
+    ({"sensitivity": True, "shard": "0/2"}, "--sensitivity and --shard"),
+    ({"compare": ["a", "b"], "checkpoint": "x"}, "--compare and --checkpoint"),
+    ({"list": True, "out": "x"}, "--list and --out.*with nothing"),
+    ({"robustness": "prosody", "keep_media": True}, "--robustness and --keep_media"),
+    ({"checkpoint": "x", "portraits": ["x"]}, "--portraits without --robustness"),
+    ({"checkpoint": "x", "watch_for": 1.0}, "--watch_for without --watch")])
+def test_flags_that_nobody_would_read_are_refused(monkeypatch, given, message):
+    evaluate_flags.flags(monkeypatch, **given)
+    with pytest.raises(UserError, match=message):
+        command.main([])
+
+
+def test_flags_that_are_read_together_are_not_refused():
+    for given in ({}, {"checkpoint": "x", "watch": True, "watch_for": 1.0, "keep_media": True},
+                  {"generated": ["x"], "benchmark": "hdtf", "data": "x", "shard": "0/2"},
+                  {"robustness": "portraits", "portraits": ["x"], "checkpoint": "x"}):
+        modes.check(SimpleNamespace(**evaluate_flags.DEFAULTS | given))

@@ -137,3 +137,17 @@ def test_what_cannot_be_watched(workdir, monkeypatch):
     values.shard = "0/2"
     with pytest.raises(UserError, match="one process watches"):
         command.main([])
+
+
+def test_the_config_is_the_workdirs_own_unless_one_is_given(workdir, monkeypatch):
+    config, seen = watched.config(), []
+    monkeypatch.setattr(watch, "watch", lambda config, *_, **__: seen.append(config) or True)
+    monkeypatch.setattr(command, "enable_compilation_cache", lambda: None)
+    values = evaluate_flags.flags(monkeypatch, checkpoint=str(workdir), watch=True)
+    with pytest.raises(UserError, match="no trained system here.*config.json"):
+        command.main([])
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    command.main([])
+    values.config = config
+    command.main([])
+    assert seen[0].train.steps == config.train.steps and seen[0] is not config is seen[1]

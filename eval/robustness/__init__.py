@@ -1,0 +1,1 @@
+"""Does TAVID hold up: worse portraits, other speakers, prosody under another's voice?"""
