@@ -52,6 +52,9 @@ setup(
         "test": ["pytest>=8", "pytest-timeout>=2", "pytest-xdist>=3", "ruff>=0.8"],
         # libtpu as this jax pins it: launch.plan compiles for TPUs by it, without one
         "aot": ["jax[tpu]>=0.10.2,<0.12"],
+        # XLA:GPU of jax's own version without NVIDIA's libraries, which only a card needs; but
+        # cuDNN, which fused attention is lowered by
+        "aot-gpu": ["jax[cuda13-local]>=0.10.2,<0.12", "nvidia-cudnn-cu13>=9.10"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda": ["jax[cuda]>=0.10.2,<0.12"],
         "gs": ["gcsfs>=2025.1"],  # workdirs and data at gs://

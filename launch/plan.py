@@ -2,14 +2,14 @@
 
     avjax plan --config=configs/talker_0_6b.py
 
-Plans a config's training step for a slice of TPUs or a machine of GPUs without touching one:
---topology=v5e:16x16 [--slices=2], default config.plan. Shapes alone take seconds. With libtpu
-XLA:TPU compiles the loop's own step for the slice's real topology, which gives peak memory,
-collectives and expected time; --no_compile leaves that out.
+Plans a config's training step for a slice of TPUs or machines of GPUs without touching one:
+--topology=v5e:16x16 [--slices=2], default config.plan. Shapes alone take seconds. Where XLA's
+compiler for these chips is installed it compiles the loop's own step for the real topology, which
+gives peak memory, collectives, kernels and expected time; --no_compile leaves that out.
 
-libtpu: pip install 'avjax[aot]'; or --libtpu=FOLDER, or $AVJAX_LIBTPU, with what `pip install
---no-deps --target=FOLDER 'libtpu==VERSION'` put there, VERSION being what the installed JAX reads:
-0.0.42.* for 0.10.2, 0.0.48.* for 0.11.2.
+XLA:GPU: pip install 'avjax[aot-gpu]'. XLA:TPU: pip install 'avjax[aot]'; or --libtpu=FOLDER, or
+$AVJAX_LIBTPU, with what `pip install --no-deps --target=FOLDER 'libtpu==VERSION'` put there,
+VERSION being what the installed JAX reads: 0.0.42.* for 0.10.2, 0.0.48.* for 0.11.2.
 
 --search finds the best mesh and the largest batch; --scaling=16,64,256,512 plans the same share of
 the batch on ever more chips. Exit code 2 where the job does not fit, with the numbers and what to
@@ -21,21 +21,14 @@ import json
 import sys
 import time
 
-from avjax.planning.topologies import (
-    EXAMPLES,
-    find_libtpu,
-    libtpu_wanted,
-    other_libtpu,
-    parse,
-    prepare_environment,
-)
+from avjax.planning.topologies import EXAMPLES, parse, prepare_environment
 
 prepare_environment()  # before anything imports JAX
 
 from absl import flags  # noqa: E402
 
 from avjax.errors import UserError  # noqa: E402
-from avjax.hosts.peers import first_line  # noqa: E402
+from avjax.planning import compilers  # noqa: E402
 from launch import flags as launch_flags  # noqa: E402
 from launch import plan_report  # noqa: E402
 
@@ -48,10 +41,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("slices", 0, "Equal slices, or machines of GPUs, joined by DCN; "
                          "default: the config's.")
     flags.DEFINE_bool("json", False, "Print one JSON object instead of tables.")
-    flags.DEFINE_bool("no_compile", False, "Shapes only, also where libtpu is at hand.")
+    flags.DEFINE_bool("no_compile", False, "Shapes only, also where a compiler is at hand.")
     flags.DEFINE_string("libtpu", "", "libtpu.so or the folder it was installed to.")
-    flags.DEFINE_bool("thorough", False, "Let XLA:TPU compile what training compiles: takes three "
-                      "to six times as long and gives the step time that it expects.")
+    flags.DEFINE_bool("thorough", False, "Let XLA compile what training compiles: takes three to "
+                      "six times as long, and XLA:TPU gives the step time that it expects.")
     flags.DEFINE_bool("search", False, "Find the best mesh and the largest batch.")
     flags.DEFINE_integer("compiles", 4, "Compilations that --search may spend.")
     flags.DEFINE_list("scaling", None, "Numbers of chips: weak scaling at a constant share "
@@ -67,59 +60,63 @@ def main(argv) -> None:
         raise UserError("not numbers of chips", where="--scaling", expected="e.g. 16,64,256",
                         found=",".join(args.scaling))
     scaling = [int(n) for n in args.scaling] if args.scaling else None
-    libtpu = None if args.no_compile else find_libtpu(args.libtpu)
-    other = other_libtpu(libtpu) if libtpu else ""
+    on = _topology(args.config, args.topology, args.slices)
+    compiler = None if args.no_compile else compilers.find(on.chip, args.libtpu)
     try:
-        data, lines, error = plan(args.config, args.topology, args.slices, libtpu=libtpu,
+        data, lines, error = plan(args.config, on.name, on.slices, compiler=compiler,
                                   search=args.search, compiles=args.compiles, scaling=scaling,
                                   rows=args.rows, thorough=args.thorough)
     except Exception as error:
-        if not other or isinstance(error, UserError):
+        known = None if compiler is None or isinstance(error, UserError) else (
+            compiler.unreadable(error))
+        if known is None:
             raise
-        raise UserError("XLA:TPU's program cannot be read", where=libtpu,
-                        found=f"{other}: {first_line(error)}", expected=f"libtpu {libtpu_wanted()}",
-                        hint=f"pip install --no-deps --target=FOLDER 'libtpu=={libtpu_wanted()}' "
-                        "and --libtpu=FOLDER, "
-                        "or --no_compile") from error
-    if other:
-        print(f"by {other}: memory may differ (docs/scale.md)", file=sys.stderr, flush=True)
+        raise known from error
+    if compiler is not None and compiler.remark():
+        print(compiler.remark(), file=sys.stderr, flush=True)
     print(json.dumps(data, indent=1) if args.json else "\n".join(lines), flush=True)
     if error:
         raise error
 
 
-def plan(config, topology: str = "", slices: int = 0, *, libtpu: str | None = None,
-         search: bool = False, compiles: int = 4,
+def plan(config, topology: str = "", slices: int = 0, *,
+         compiler: compilers.Compiler | None = None, search: bool = False, compiles: int = 4,
          scaling: list[int] | None = None, rows: float = 0.0,
          thorough: bool = False) -> tuple[dict | list, list[str], UserError | None]:
     """(what --json prints, what people read, the error of a job that does not fit). `topology` ""
-    and `slices` 0: the config's own; `libtpu`: a path, None = shapes only; the rest as the flags.
-    Raises UserError for whatever cannot be planned."""
+    and `slices` 0: the config's own; `compiler`: of its chips, None = shapes only; the rest as the
+    flags. Raises UserError for whatever cannot be planned."""
     start = time.perf_counter()
-    on = parse(topology or config.plan.topology or _missing(), slices or config.plan.slices)
+    on = _topology(config, topology, slices)
     from avjax.planning import planner
     from avjax.planning import search as searching
 
     job = planner.Job(config)
     if scaling:
         share = rows or config.data.batch_size / on.devices * on.chip.cores
-        plans = searching.weak_scaling(job, on, scaling, rows=share, libtpu=libtpu,
+        plans = searching.weak_scaling(job, on, scaling, rows=share, compiler=compiler,
                                        thorough=thorough)
         data = [plan_report.as_dict(config, p) for p in plans]
         return data, plan_report.scaling(config, plans), None
     if search:
-        found, best = searching.search(job, on, libtpu=libtpu, compiles=compiles,
+        found, best = searching.search(job, on, compiler=compiler, compiles=compiles,
                                        log=lambda line: print(line, file=sys.stderr, flush=True))
         report = plan_report.report(config, best, time.perf_counter() - start)
         data = plan_report.as_dict(config, best)
         data["candidates"] = [dataclasses.asdict(candidate) for candidate in found]
         return data, [*plan_report.candidates(found[:8], best), "", *report], None
-    made = job.plan(on, libtpu=libtpu, thorough=thorough)
+    made = job.plan(on, compiler=compiler, thorough=thorough)
     lines = plan_report.report(config, made, time.perf_counter() - start)
-    if libtpu is None and on.chip.is_tpu:
-        lines.append("By shapes alone. With libtpu (pip install 'avjax[aot]') XLA:TPU tells real "
-                     "memory, collectives and time.")
+    if compiler is None:
+        name = compilers.name_for(on.chip)
+        lines.append(f"By shapes alone. {name} (pip install 'avjax[{compilers.EXTRAS[name]}]') "
+                     "tells real memory, collectives, kernels and time.")
     return plan_report.as_dict(config, made), lines, None if made.fits else _too_large(job, made)
+
+
+def _topology(config, topology: str, slices: int):
+    """That of the flags, else the config's own."""
+    return parse(topology or config.plan.topology or _missing(), slices or config.plan.slices)
 
 
 def _missing() -> str:
@@ -132,7 +129,7 @@ def _too_large(job, plan) -> UserError:
 
     chip = plan.topology.chip
     found = f"{plan.needed / 2**30:.2f} GiB" if plan.needed > chip.hbm + 1 else "more than that"
-    by = "by XLA:TPU" if plan.by_compiler else "by shapes"
+    by = f"by {plan.compiler or 'shapes'}"
     return UserError("the job does not fit", where=f"{plan.topology.described}, batch {plan.batch}",
                      found=f"{found} {by}", expected=f"at most {chip.hbm / 2**30:.2f} GiB a device",
                      hint=" or ".join(advice(job, plan)))

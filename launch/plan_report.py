@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from avjax.planning.kernels import ATTENTION
 from avjax.planning.plan import mesh_text
 
 GIB = 2**30
@@ -19,7 +20,7 @@ def report(config, plan, seconds: float) -> list[str]:
              f"mesh {mesh_text(plan.mesh)}, batch {plan.batch}, planned in {seconds:.1f} s", ""]
     lines += [*parameters(plan), "", *memory(plan), ""]
     if plan.compiled:
-        lines += [*collectives(plan), ""]
+        lines += [*collectives(plan), "", *kernels(plan), ""]
     return [*lines, *speed(plan), "", verdict(plan)]
 
 
@@ -48,7 +49,7 @@ def memory(plan) -> list[str]:
     lines.append(f"  {'all':18s} {sum(plan.memory.values()) / GIB:8.2f}")
     if plan.compiled:
         c = plan.compiled
-        lines += [f"GiB a device, XLA:TPU (compiled in {c.seconds:.1f} s)",
+        lines += [f"GiB a device, {plan.compiler} (compiled in {c.seconds:.1f} s)",
                   f"  {'state and batch':18s} {c.arguments / GIB:8.2f}",
                   f"  {'temporaries':18s} {c.temporaries / GIB:8.2f}",
                   f"  {'program':18s} {c.code / GIB:8.2f}",
@@ -60,20 +61,21 @@ def collectives(plan) -> list[str]:
     rows = grouped(plan)
     if not rows:
         return ["no communication between devices"]
-    lines = [f"{'communication a step':20s} {'over':14s} {'link':4s} {'times':>6s} {'MB':>10s} "
+    lines = [f"{'communication a step':20s} {'over':14s} {'link':7s} {'times':>6s} {'MB':>10s} "
              f"{'ms':>8s}"]
     for r in rows:
         beside = f"  {100 * r['overlapped']:.0f} % beside arithmetic" if r["overlapped"] else ""
-        lines.append(f"{r['kind']:20s} {r['axes']:14s} {r['link']:4s} {r['times']:6d} "
+        lines.append(f"{r['kind']:20s} {r['axes']:14s} {r['link']:7s} {r['times']:6d} "
                      f"{r['bytes'] / 1e6:10.2f} {1e3 * r['seconds']:8.2f}{beside}")
     return lines
 
 
 def grouped(plan) -> list[dict]:
     """Collectives summed by kind, axes and link, the longest first."""
+    within, between = plan.topology.chip.links
     rows: dict[tuple, dict] = {}
     for c in plan.compiled.collectives if plan.compiled else ():
-        key = c.kind, "slices" if c.dcn else "*".join(c.axes) or "?", "DCN" if c.dcn else "ICI"
+        key = c.kind, "*".join(c.axes) or ("slices" if c.dcn else "?"), between if c.dcn else within
         fresh = dict(zip(("kind", "axes", "link"), key,
                          strict=True)) | dict(times=0, bytes=0, seconds=0.0, overlapped=0.0)
         row = rows.setdefault(key, fresh)
@@ -87,11 +89,20 @@ def grouped(plan) -> list[dict]:
     return sorted(rows.values(), key=lambda r: -r["seconds"])
 
 
+def kernels(plan) -> list[str]:
+    """What a step launches."""
+    found = plan.compiled.kernels
+    told = ", ".join(f"{times} {kind}" for kind, times in found.items())
+    fused = "" if ATTENTION in found else "; no fused attention"
+    return [f"{sum(found.values())} kernels a step: {told}{fused}"]
+
+
 def speed(plan) -> list[str]:
     r = plan.roofline
+    within, between = plan.topology.chip.links
     lines = [f"{plan.flops / 1e12:.2f} TFLOP a step; ms at full rate: arithmetic "
-             f"{1e3 * r.compute:.2f}, memory {1e3 * r.hbm:.2f}, ICI {1e3 * r.ici:.2f}, "
-             f"DCN {1e3 * r.dcn:.2f}",
+             f"{1e3 * r.compute:.2f}, memory {1e3 * r.hbm:.2f}, {within} {1e3 * r.ici:.2f}, "
+             f"{between} {1e3 * r.dcn:.2f}",
              f"no step is faster than {1e3 * r.floor:.2f} ms ({r.bound}): MFU at most "
              f"{100 * r.mfu(r.floor):.0f} %"]
     if r.cycles:
@@ -123,11 +134,13 @@ def candidates(found, plan) -> list[str]:
 def scaling(config, plans) -> list[str]:
     """Weak scaling as a table; growth is of the step against the first row's."""
     compiled = all(p.compiled for p in plans)
-    by = "XLA:TPU's collectives" if compiled else "communication implied by the sharding rules"
+    by = (f"{plans[0].compiler}'s collectives" if compiled
+          else "communication implied by the sharding rules")
     more = f" {'expected':>9s} {'growth':>7s} {'MFU':>5s}" if plans[0].roofline.cycles else ""
+    within, between = plans[0].topology.chip.links
     lines = [f"{config.name}: weak scaling from {by}",
              f"{'slice':36s} {'mesh':20s} {'batch':>7s} {'GiB':>6s} {'compute':>8s} {'HBM':>7s} "
-             f"{'ICI':>7s} {'DCN':>7s} {'serial':>8s} {'growth':>7s}{more}"]
+             f"{within:>7s} {between:>7s} {'serial':>8s} {'growth':>7s}{more}"]
     first = plans[0].roofline
     for p in plans:
         r = p.roofline
@@ -137,8 +150,10 @@ def scaling(config, plans) -> list[str]:
                      f"{p.needed / GIB:6.2f} {1e3 * r.compute:8.2f} {1e3 * r.hbm:7.2f} "
                      f"{1e3 * r.ici:7.2f} {1e3 * r.dcn:7.2f} {1e3 * r.serial:8.2f} "
                      f"{100 * (r.serial / first.serial - 1):+6.1f}%{more}")
-    return [*lines, "ms a step. serial: arithmetic or memory at full rate, then all communication; "
-            "expected: XLA:TPU's estimate and the communication that it does not hide."]
+    expected = ("; expected: XLA:TPU's estimate and the communication that it does not hide" if more
+                else "")
+    return [*lines, "ms a step. serial: arithmetic or memory at full rate, then all communication"
+            f"{expected}."]
 
 
 def as_dict(config, plan) -> dict:
@@ -158,5 +173,6 @@ def as_dict(config, plan) -> dict:
     if plan.compiled:
         c = plan.compiled
         out["compiled"] = {"arguments": c.arguments, "temporaries": c.temporaries, "code": c.code,
-                           "peak": c.peak, "seconds": c.seconds, "collectives": grouped(plan)}
+                           "peak": c.peak, "seconds": c.seconds, "compiler": plan.compiler,
+                           "kernels": c.kernels, "collectives": grouped(plan)}
     return out

@@ -1,10 +1,11 @@
-"""The collectives of a compiled step: kind, bytes, how often, over which mesh axes, over ICI or
-DCN.
+"""The collectives of a compiled step: kind, bytes, how often, over which mesh axes, within a slice
+or between slices.
 
 They are read from the program's text, so they are what runs. Besides plain instructions XLA:TPU has
 collectives in three places: fusions called all-reduce-scatter (a real reduce-scatter), fusions of a
 gather and a product (async_collective_fusion: several fusions on one channel, whose transfer
 overlaps the arithmetic), and host transfers between slices (send with a megascale attribute).
+XLA:GPU writes one operation for cards of several machines, and NCCL splits it.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ class Collective:
       axes: mesh axes it spans, where they can be told.
       spans: (length, closed to a ring) of the slice's dimensions it spans.
       dcn: between slices.
+      together: of a group of GPUs in several machines, how many are in one.
       overlapped: XLA runs arithmetic beside it.
     """
 
@@ -46,6 +48,7 @@ class Collective:
     spans: tuple[tuple[int, bool], ...] = ()
     dcn: bool = False
     overlapped: bool = False
+    together: int = 1
 
     @property
     def sent(self) -> float:
@@ -54,12 +57,25 @@ class Collective:
         factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
         return self.bytes * factor
 
+    @property
+    def across(self) -> float:
+        """Bytes that a GPU sends to other machines. NCCL lays as many rings through a group as it
+        has cards in a machine, each of which leaves the machine by another card."""
+        if "permute" in self.kind:
+            return self.bytes
+        if "all-to-all" in self.kind:
+            return self.bytes * (self.group - self.together) / self.group
+        return self.sent / self.together
+
     def seconds(self, topology: Topology) -> float:
         """Of all its executions, at the links' full rate: rings over every dimension it spans at
         once."""
         chip = topology.chip
-        if self.dcn:
+        if self.dcn and chip.is_tpu:
             return self.times * (self.sent / chip.dcn_rate + DCN_HOP)
+        if self.dcn:
+            return self.times * (max(self.across / chip.dcn_rate, self.sent / chip.link_rate)
+                                 + DCN_HOP)
         if not chip.is_tpu:
             return self.times * (self.sent / chip.link_rate + HOP)
         if not self.spans:  # the two devices of one chip
@@ -83,8 +99,12 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
     devices have places)."""
     places = _Places(mesh, topology)
     found, seen = [], set()
+    started: dict[str, Instruction] = {}  # what an async-start calls, by name
     for instruction, times, beside in module.executed():
-        calls = instruction.attribute("calls") or "" if instruction.opcode == "fusion" else ""
+        calls = instruction.attribute("calls") or ""
+        if instruction.opcode == "async-start":
+            started |= {i.name: instruction for i in module.computations.get(calls, [])}
+        calls = calls if instruction.opcode == "fusion" else ""
         inside = module.computations.get(calls, [])
         within = {i.name: i for i in inside}
         candidates = [(instruction, beside, ""), *((i, within, calls) for i in inside)]
@@ -98,24 +118,28 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
             if channel is not None and (channel, kind) in seen and fusion:
                 continue  # the next part of the same transfer
             seen.add((channel, kind))
-            overlapped = bool(fusion) and "async" in fusion or one.opcode.endswith("-start")
+            start = started.get(one.name, one)
+            overlapped = (bool(fusion) and "async" in fusion or start.opcode.endswith("-start")
+                          ) and '"is_sync":true' not in start.rest
             if fusion and "all-reduce-scatter" in fusion:
                 kind = "reduce-scatter"
-            collective = _collective(kind, one, around, times, overlapped, places)
+            collective = _collective(kind, one, around, times, overlapped, places, topology)
             if collective.group > 1:
                 found.append(collective)
     return found
 
 
 def _collective(kind: str, one: Instruction, beside: dict, times: int, overlapped: bool,
-                places: "_Places") -> Collective:
+                places: "_Places", topology: Topology) -> Collective:
     size = sum(a.bytes for name in one.operands if name in beside for a in beside[name].results)
     groups = groups_of(one.rest, places.count)
     members = len(groups[0])
     if kind == "all-gather":
         size *= members
     axes, spans = places.spanned(groups[0])
-    return Collective(kind, size, members, times, axes, spans, False, overlapped)
+    together = members if topology.chip.is_tpu else places.together(groups)
+    return Collective(kind, size, members, times, axes, spans, together < members, overlapped,
+                      together)
 
 
 def _between_slices(one: Instruction, times: int, topology: Topology) -> Collective:
@@ -186,6 +210,12 @@ class _Places:
         self.names = mesh.axis_names
         self.count = len(self.devices)
         self.topology = topology
+
+    def together(self, groups: np.ndarray) -> int:
+        """How many of a group are in one slice; the fewest of all groups."""
+        size = self.topology.devices_a_slice
+        slices = np.vectorize(lambda n: self.devices[n % self.count].id // size)(groups)
+        return int(min((row == row[0]).sum() for row in slices))
 
     def spanned(self, group: Sequence[int]) -> tuple[tuple[str, ...], tuple[tuple[int, bool], ...]]:
         """Mesh axes, and (length, ring) of the slice's dimensions."""

@@ -18,7 +18,7 @@ _CALLED = {"while": ("body", "condition"), "call": ("to_apply",),
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of a shape; `fast`: it is in a core's own memory (VMEM), not in HBM."""
+    """One array of a shape; `fast`: it is in a TPU core's own memory (VMEM), not in HBM."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -123,8 +123,8 @@ def constant(instruction: Instruction) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def parse(text: str) -> Module:
-    """The module of `compiled.as_text()`."""
+def parse(text: str, *, vmem: bool = True) -> Module:
+    """The module of `compiled.as_text()`. vmem: memory space 1 is a core's own, as on TPUs."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -134,12 +134,12 @@ def parse(text: str) -> Module:
             if head and " = " not in line.split("(")[0]:
                 current = computations.setdefault(head.group(2), [])
                 entry = head.group(2) if head.group(1) else entry
-        elif current is not None and (instruction := _instruction(line)):
+        elif current is not None and (instruction := _instruction(line, vmem)):
             current.append(instruction)
     return Module(computations, entry)
 
 
-def _instruction(line: str) -> Instruction | None:
+def _instruction(line: str, vmem: bool) -> Instruction | None:
     head = _HEAD.match(line)
     if head is None:
         return None
@@ -153,7 +153,7 @@ def _instruction(line: str) -> Instruction | None:
     opcode = text[:opened]
     inside = text[opened + 1:closed]
     rest = text[opened + 1:] if opcode in ("constant", "parameter") else text[closed + 1:]
-    return Instruction(name, opcode, arrays(shape), tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(name, opcode, arrays(shape, vmem), tuple(re.findall(r"%([\w.\-]+)", inside))
                        or _plain(inside), rest)
 
 
@@ -174,9 +174,10 @@ def _closing(text: str, start: int) -> int:
     return len(text) - 1
 
 
-def arrays(shape: str) -> tuple[Array, ...]:
-    """The arrays named in a shape's text, nested tuples flattened."""
+def arrays(shape: str, vmem: bool = True) -> tuple[Array, ...]:
+    """The arrays named in a shape's text, nested tuples flattened; vmem: see `parse`."""
     found = []
     for dtype, dims, layout in _ARRAY.findall(shape):
-        found.append(Array(dtype, tuple(int(d) for d in dims.split(",") if d), "S(1)" in layout))
+        found.append(Array(dtype, tuple(int(d) for d in dims.split(",") if d),
+                           vmem and "S(1)" in layout))
     return tuple(found)

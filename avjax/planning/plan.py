@@ -12,12 +12,13 @@ from avjax.planning.topologies import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The step as XLA:TPU compiled it. Bytes are of one device.
+    """The step as XLA compiled it. Bytes are of one device.
 
     Attributes:
       arguments: bytes of state and batch.
       peak: arguments, temporaries and code; results replace the state.
       seconds: to compile.
+      kernels: kind -> launches a step, see avjax.planning.kernels.
     """
 
     arguments: int
@@ -26,6 +27,7 @@ class Compiled:
     peak: int
     seconds: float
     collectives: list[Collective]
+    kernels: dict[str, int]
     roofline: Roofline
 
 
@@ -40,10 +42,10 @@ class Plan:
       memory: planner.PARTS -> bytes on a device, from shapes.
       flops: of a step.
       expected: the roofline by shapes.
-      compiled: None where XLA:TPU did not compile it, or ran out of memory.
-      by_compiler: whether XLA:TPU compiled it, or tried.
-      needed: bytes on a device, by XLA:TPU if `by_compiler` (of a program that does not fit perhaps
-        only its temporaries), else from shapes.
+      compiled: None where no compiler was asked, or it ran out of memory.
+      compiler: which one compiled it, or tried, e.g. "XLA:TPU"; "" = none.
+      needed: bytes on a device, by the compiler if there is one (of a program that does not fit
+        perhaps only its temporaries), else from shapes.
       largest_batch: that fits this mesh, by the estimate and, if compiled, corrected by it; 0 =
         none.
     """
@@ -56,7 +58,7 @@ class Plan:
     flops: int
     expected: Roofline
     compiled: Compiled | None
-    by_compiler: bool
+    compiler: str
     needed: int
     largest_batch: int
 
@@ -70,7 +72,7 @@ class Plan:
 
 
 class TooLarge(Exception):
-    """XLA:TPU ran out of memory. needed: bytes on a device, or of the temporaries only; 0 =
+    """XLA ran out of memory. needed: bytes on a device, or of the temporaries only; 0 =
     unknown."""
 
     def __init__(self, needed: int):

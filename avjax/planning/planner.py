@@ -3,8 +3,9 @@ slice.
 
 Two levels. Shapes alone (seconds, any chip): bytes of the state from the sharding rules, of
 activations from the jaxpr, FLOPs from the scan-aware counter, communication from what the rules
-imply. Compiled (TPU, libtpu): XLA:TPU compiles the loop's own train step for the slice's real
-topology, which gives its memory, collectives and cycles.
+imply. Compiled (avjax.planning.compilers): XLA:TPU or XLA:GPU compiles the loop's own train step
+for the slice's real topology, which gives its memory, collectives, kernels and, from XLA:TPU,
+cycles.
 """
 
 import math
@@ -14,10 +15,11 @@ from typing import Any
 
 import jax
 
-from avjax.planning import collectives, hlo, roofline
+from avjax.planning import collectives, hlo, kernels, roofline
 from avjax.planning.collectives import Collective
+from avjax.planning.compilers import Compiler, on_devices
 from avjax.planning.plan import Compiled, Plan, TooLarge, abstract_mesh_of
-from avjax.planning.topologies import Topology, slice_devices
+from avjax.planning.topologies import Topology, stand_ins
 from avjax.sharding.mesh import BATCH_AXES, check_batch, make_mesh
 from avjax.sharding.rules import named_leaves
 from avjax.systems import api
@@ -52,13 +54,18 @@ class Job:
         self._costs: dict[int, tuple[int, int]] = {}
         self._useful: float | None = None
 
-    def mesh(self, topology: Topology, *, libtpu: str | None = None, sizes=None, dcn=None):
-        """The mesh over the slice's devices, as training makes it; without config.dcn, data spans
-        the slices."""
+    def mesh(self, topology: Topology, *, compiler: Compiler | None = None, sizes=None, dcn=None):
+        """The mesh over the slice's devices (stand-ins without a compiler), as training makes it;
+        without config.dcn, data spans the slices."""
         dcn = dict(self.config.dcn) if dcn is None else dcn
         if topology.slices > 1 and all(size == 1 for size in dcn.values()):
             dcn = {"data": -1}
-        return make_mesh(sizes or self.config.mesh, slice_devices(topology, libtpu=libtpu), dcn)
+        sizes = sizes or self.config.mesh
+        if compiler is not None and topology.chip.is_tpu:
+            return make_mesh(sizes, compiler.devices(topology), dcn)
+        # compile-only GPUs do not say which slice they belong to
+        mesh = make_mesh(sizes, stand_ins(topology), dcn)
+        return mesh if compiler is None else on_devices(mesh, compiler.devices(topology))
 
     def state(self, mesh) -> Any:
         return place_state(self.shapes, self.system.param_rules, mesh)
@@ -155,8 +162,9 @@ class Job:
                                     ("data",), (), True))
         return found
 
-    def compile(self, mesh, topology: Topology, batch: int, *, thorough: bool = False) -> Compiled:
-        """Compiles this job's train step by XLA:TPU. Raises TooLarge.
+    def compile(self, mesh, topology: Topology, batch: int, compiler: Compiler, *,
+                thorough: bool = False) -> Compiled:
+        """Compiles this job's train step. Raises TooLarge.
 
         `thorough` compiles what training compiles. Otherwise XLA optimises less and layers are
         scanned where the config can (system.scan_layers), in a fifth of the time. Partitioning, and
@@ -172,7 +180,7 @@ class Job:
         try:
             jax.config.update(FAST_COMPILE[0], effort if thorough else FAST_COMPILE[1])
             step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract,
-                                mesh)
+                                mesh, options=compiler.options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -180,7 +188,7 @@ class Job:
         finally:
             jax.config.update(FAST_COMPILE[0], effort)
         start = time.perf_counter()
-        module = hlo.parse(step.text())
+        module = hlo.parse(step.text(), vmem=topology.chip.is_tpu)
         found = collectives.read(module, mesh, topology)
         line = roofline.make(step.flops, topology, found, hbm_bytes=roofline.hbm_bytes(module),
                              cycles=roofline.cycles(module) if thorough else 0, useful=self.useful)
@@ -191,19 +199,20 @@ class Job:
         temporaries = min(m.temp_size_in_bytes, m.peak_memory_in_bytes or m.temp_size_in_bytes)
         peak = m.argument_size_in_bytes + results + temporaries + m.generated_code_size_in_bytes
         return Compiled(m.argument_size_in_bytes, temporaries, m.generated_code_size_in_bytes, peak,
-                        step.compile_seconds + time.perf_counter() - start, found, line)
+                        step.compile_seconds + time.perf_counter() - start, found,
+                        kernels.count(module), line)
 
     def plan(self, topology: Topology, *, batch: int | None = None, sizes=None, dcn=None,
-             libtpu: str | None = None, largest: bool = True, thorough: bool = False) -> Plan:
+             compiler: Compiler | None = None, largest: bool = True,
+             thorough: bool = False) -> Plan:
         """The plan for a topology. Raises UserError for a mesh or batch that does not divide.
 
         Args:
-          libtpu: a path; compiles by XLA:TPU as well (`thorough`: see `compile`).
+          compiler: of these chips; compiles the step as well (`thorough`: see `compile`).
           largest: whether to find the largest batch.
         """
         batch = int(batch or self.config.data.batch_size)
-        mesh = self.mesh(topology, libtpu=libtpu if topology.chip.is_tpu else None, sizes=sizes,
-                         dcn=dcn)
+        mesh = self.mesh(topology, compiler=compiler, sizes=sizes, dcn=dcn)
         check_batch(batch, mesh, accumulate=self.accumulate)
         shape_only = abstract_mesh_of(mesh.shape)
         memory = self.memory(shape_only, batch)
@@ -211,16 +220,16 @@ class Job:
         chip = topology.chip
         needed = sum(memory.values())
         compiled = None
-        by_compiler = bool(libtpu) and chip.is_tpu
-        if by_compiler:
+        if compiler is not None:
             try:
-                compiled = self.compile(mesh, topology, batch, thorough=thorough)
+                compiled = self.compile(mesh, topology, batch, compiler, thorough=thorough)
                 needed = compiled.peak
             except TooLarge as error:
                 needed = max(error.needed, int(chip.hbm) + 1)
         most = self.largest_batch(shape_only, topology, batch, needed) if largest else 0
         return Plan(topology, dict(mesh.shape), batch, self.table(shape_only), memory,
-                    int(expected.flops), expected, compiled, by_compiler, needed, most)
+                    int(expected.flops), expected, compiled, compiler.name if compiler else "",
+                    needed, most)
 
     def largest_batch(self, mesh, topology: Topology, batch: int, needed: int) -> int:
         """The largest batch that fits, extrapolated from what `batch` needs with the slope of the
@@ -299,7 +308,7 @@ def replaced(config, name: str, old: Any, new: Any):
 
 
 def exhausted(message: str) -> int:
-    """Bytes that XLA:TPU needed, from its error; 0 = unknown."""
+    """Bytes that XLA needed, from its error; 0 = unknown."""
     found = re.search(r"temporaries \(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
     if not found:
         return 0

@@ -2,9 +2,10 @@
 the program's text.
 
 Two bounds and an estimate. `floor`: everything overlaps and the slowest part decides; no run is
-faster. `serial`: no communication overlaps. `compiler`: XLA:TPU's own estimate of cycles,
-instruction by instruction, plus the communication that it does not overlap; the one to expect. None
-of them includes input, host or stragglers.
+faster, but for what a GPU's kernels find in its L2 cache: every operand and result of a kernel
+counts as read from or written to memory. `serial`: no communication overlaps. `compiler`: XLA:TPU's
+own estimate of cycles, instruction by instruction, plus the communication that it does not overlap;
+the one to expect. None of them includes input, host or stragglers.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from avjax.planning.topologies import Chip, Topology
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 NO_TRAFFIC = frozenset({"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while",
                         "call", "conditional", "after-all", "partition-id", "replica-id",
-                        "opt-barrier", "iota"})
+                        "opt-barrier", "iota", "async-start", "async-update"})
 SLICING = frozenset({"dynamic-slice", "slice", "gather"})
 VIEWS = frozenset({"bitcast", "reshape"})
 
@@ -119,7 +120,12 @@ def _traffic(one: Instruction, beside: dict[str, Instruction], module: Module) -
         return 2 * _slow(operands[1]) if len(operands) > 1 else 0
     if one.opcode == "fusion":
         return _fusion(one, operands, module.computations.get(one.attribute("calls") or "", []))
-    return _slow(one.results) + sum(map(_slow, operands))
+    results = one.results
+    if one.opcode == "custom-call":  # of a library: its workspace is bytes
+        results = tuple(a for a in results if a.dtype not in ("s8", "u8"))
+    elif one.opcode.endswith("-start"):  # a collective's results begin with its operands
+        results = results[len(operands):] or results
+    return _slow(results) + sum(map(_slow, operands))
 
 
 def _fusion(one: Instruction, operands: Sequence[Sequence[Array]],

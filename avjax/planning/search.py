@@ -1,6 +1,6 @@
 """The best mesh and the largest batch for a slice, and how a job scales over slices.
 
-Candidates are ordered by shapes alone; XLA:TPU is asked about the first few only.
+Candidates are ordered by shapes alone; XLA is asked about the first few only.
 """
 
 import dataclasses
@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from avjax.errors import UserError
+from avjax.planning.compilers import Compiler
 from avjax.planning.plan import Plan, abstract_mesh_of, mesh_text
 from avjax.planning.planner import Job
-from avjax.planning.topologies import FLAT, Topology
+from avjax.planning.topologies import FLAT, Topology, wrong_shape
 from avjax.sharding.mesh import AXES, BATCH_AXES
 
 
@@ -78,12 +79,12 @@ def _most_rows(fits: Callable[[int], bool], top: int = 1 << 20) -> int:
     return low
 
 
-def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles: int = 4,
+def search(job: Job, topology: Topology, *, compiler: Compiler | None = None, compiles: int = 4,
            log: Callable[[str], None] = lambda line: None) -> tuple[list[Candidate], Plan]:
     """(candidates by the estimate, the plan of the best that fits).
 
-    With `libtpu`, makes at most `compiles` compilations: the first candidate's batch is corrected
-    by what XLA:TPU needed until it fits, then grown once.
+    With a `compiler`, makes at most `compiles` compilations: the first candidate's batch is
+    corrected by what XLA needed until it fits, then grown once.
 
     Raises:
       UserError: no mesh fits a single row a device.
@@ -98,9 +99,10 @@ def search(job: Job, topology: Topology, *, libtpu: str | None = None, compiles:
     best = None
     for candidate in ordered:
         batch = candidate.batch
-        while compiles > 0 or not libtpu:
-            plan = job.plan(topology, batch=batch, sizes=candidate.sizes, dcn=dcn, libtpu=libtpu)
-            if not libtpu:
+        while compiles > 0 or compiler is None:
+            plan = job.plan(topology, batch=batch, sizes=candidate.sizes, dcn=dcn,
+                            compiler=compiler)
+            if compiler is None:
                 return ordered, plan
             compiles -= 1
             unit = math.prod(plan.mesh[a] for a in BATCH_AXES) * job.accumulate
@@ -152,7 +154,8 @@ def with_chips(topology: Topology, chips: int) -> Topology:
                 if count not in shapes or max(shape) < max(shapes[count]):
                     shapes[count] = tuple(reversed(shape)) if flat else shape
     else:
-        biggest, shapes = chip.host, {n: (n,) for n in (1, 2, 4, chip.host)}
+        biggest = chip.joined
+        shapes = {n: (n,) for n in range(1, biggest + 1) if not wrong_shape(chip, (n,))}
     one = min(chips, biggest)
     if one not in shapes or chips % one:
         counts = ", ".join(map(str, sorted(shapes)))
@@ -162,7 +165,7 @@ def with_chips(topology: Topology, chips: int) -> Topology:
 
 
 def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float,
-                 libtpu: str | None = None, thorough: bool = False) -> list[Plan]:
+                 compiler: Compiler | None = None, thorough: bool = False) -> list[Plan]:
     """Plans of the same job on each number of `chips`, with `rows` of the batch per chip: fsdp, seq
     and tensor as configured, data (over slices too) takes the rest."""
     plans = []
@@ -178,6 +181,6 @@ def weak_scaling(job: Job, topology: Topology, chips: list[int], *, rows: float,
                             expected=f"a multiple of {fixed} devices and whole rows",
                             found=f"{on.described}, {batch:g} rows")
         dcn = {"data": -1, "fsdp": 1} if on.slices > 1 else {}
-        plans.append(job.plan(on, batch=int(batch), sizes=sizes, dcn=dcn, libtpu=libtpu,
+        plans.append(job.plan(on, batch=int(batch), sizes=sizes, dcn=dcn, compiler=compiler,
                               thorough=thorough, largest=False))
     return plans

@@ -140,21 +140,23 @@ class CompiledStep:
     """
 
     def __init__(self, train_step: Callable, state: State, batch: dict[str, jax.ShapeDtypeStruct],
-                 mesh: Mesh, plain: TrainStep | None = None):
+                 mesh: Mesh, plain: TrainStep | None = None, *,
+                 options: dict[str, bool | int | str] | None = None):
         """
         Args:
           state, batch: abstract, with shardings (`abstract_state`, `abstract_batch`); arrays of the
             batch without one are sharded over (data, fsdp).
           plain: see `plain_step`.
+          options: of XLA, beside those of the mesh's devices.
         """
         shardings = {k: v.sharding or batch_sharding(mesh) for k, v in batch.items()}
         batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=shardings[k])
                  for k, v in batch.items()}
         with jax.set_mesh(mesh):  # what the network does to activations depends on it
-            self._compile(train_step, state, batch, shardings, mesh)
+            self._compile(train_step, state, batch, shardings, mesh, options or {})
             self.model_flops = count_flops(plain, state, batch) if plain else self.flops
 
-    def _compile(self, train_step, state, batch, shardings, mesh):
+    def _compile(self, train_step, state, batch, shardings, mesh, options):
         self._shapes = {k: (v.shape, v.dtype) for k, v in batch.items()}
 
         def packed(state, batch):
@@ -176,7 +178,8 @@ class CompiledStep:
         jaxpr = live(traced.jaxpr.jaxpr)
         self.flops = flops_of(jaxpr)
         self.kept_anyway = barriers(jaxpr) if mesh.devices.flat[0].platform == "cpu" else 0
-        self._compiled = traced.lower().compile(compiler_options(mesh.devices.ravel()))
+        options = {**(compiler_options(mesh.devices.ravel()) or {}), **options}
+        self._compiled = traced.lower().compile(options or None)
         self.compile_seconds = time.perf_counter() - start
         self.memory = self._compiled.memory_analysis()
 

@@ -10,6 +10,7 @@ import types
 import pytest
 
 from avjax.errors import UserError
+from avjax.planning import libtpu
 from launch import flags
 from launch import plan as planning
 
@@ -56,9 +57,9 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
         config=config, libtpu="libtpu.so", topology="v5e:1x1", scaling=None, no_compile=False,
         slices=None, search=None, compiles=None, rows=None, thorough=None)
     monkeypatch.setattr(planning.flags, "FLAGS", args)
-    monkeypatch.setattr(planning, "find_libtpu", lambda given: given)
-    monkeypatch.setattr(planning, "libtpu_wanted", lambda: "0.0.42.*")
-    monkeypatch.setattr(planning, "other_libtpu",
+    monkeypatch.setattr(libtpu, "find", lambda given: given)
+    monkeypatch.setattr(libtpu, "wanted", lambda: "0.0.42.*")
+    monkeypatch.setattr(libtpu, "other_version",
                         lambda path: "libtpu 0.0.48, where jax 0.10.2 reads 0.0.42.*")
     monkeypatch.setattr(planning, "plan", plan)
     with pytest.raises(UserError, match="cannot be read; where: libtpu.so; expected: libtpu "
@@ -69,7 +70,7 @@ def test_a_program_of_another_libtpu_ends_in_a_line(config, monkeypatch):
     with pytest.raises(UserError, match="not numbers of chips.*found: 16,many"):
         planning.main([])
     args.scaling = None
-    monkeypatch.setattr(planning, "other_libtpu", lambda path: "")  # with its own, it is a defect
+    monkeypatch.setattr(libtpu, "other_version", lambda path: "")  # with its own, it is a defect
     with pytest.raises(RuntimeError, match="RET_CHECK"):
         planning.main([])
 

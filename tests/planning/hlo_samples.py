@@ -68,3 +68,50 @@ ENTRY %main (weights: f32[6,4096,256]) -> f32[6,4096,256] {
   ROOT %out = f32[6,4096,256]{2,1,0:T(8,128)} get-tuple-element(%while), index=1
 }
 """
+
+# as XLA:GPU prints one, for two machines of four cards: memory space 1 is not VMEM there
+GPU = """\
+HloModule jit_step, is_scheduled=true
+
+%fused_tanh (p.1: bf16[1024,2048]) -> bf16[1024,2048] {
+  %p.1 = bf16[1024,2048]{1,0} parameter(0)
+  ROOT %tanh = bf16[1024,2048]{1,0} tanh(%p.1)
+}
+
+%scatter_computation (p.2: bf16[1024,2048]) -> bf16[256,2048] {
+  %p.2 = bf16[1024,2048]{1,0} parameter(0)
+  ROOT %reduce-scatter.1 = bf16[256,2048]{1,0} reduce-scatter(%p.2), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, to_apply=%add
+}
+
+%body (p: (s32[], bf16[256,2048])) -> (s32[], bf16[256,2048]) {
+  %p = (s32[], bf16[256,2048]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %w = bf16[256,2048]{1,0} get-tuple-element(%p), index=1
+  %all-gather-start = (bf16[256,2048]{1,0}, bf16[1024,2048]{1,0:S(1)}) all-gather-start(%w), channel_id=1, replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=1,'axis_3'=2], device_ids=([2,4]T(1,0)) {'axis_1'}, dimensions={0}, use_global_device_ids=true, backend_config={"collective_backend_config":{"is_sync":true}}
+  %all-gather-done = bf16[1024,2048]{1,0:S(1)} all-gather-done(%all-gather-start)
+  %custom-call.2 = (bf16[1024,1024]{1,0}, s8[33554432]{0}) custom-call(%all-gather-done, %all-gather-done), custom_call_target="__cublas$lt$matmul"
+  %fusion = bf16[1024,2048]{1,0} fusion(%all-gather-done), kind=kLoop, calls=%fused_tanh
+  %scatter-start = ((bf16[1024,2048]{1,0}), bf16[256,2048]{1,0}) async-start(%fusion), calls=%scatter_computation, backend_config={"collective_backend_config":{"is_sync":false}}
+  %scatter-done = bf16[256,2048]{1,0} async-done(%scatter-start)
+  ROOT %next = (s32[], bf16[256,2048]{1,0}) tuple(%i, %scatter-done)
+}
+
+%condition (q: (s32[], bf16[256,2048])) -> pred[] {
+  %q = (s32[], bf16[256,2048]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %five = s32[] constant(5)
+  ROOT %lt = pred[] compare(%j, %five), direction=LT
+}
+
+ENTRY %main (weights: bf16[256,2048], q: bf16[1,1024,8,128]) -> bf16[256,2048] {
+  %weights = bf16[256,2048]{1,0} parameter(0)
+  %q = bf16[1,1024,8,128]{3,2,1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %attention = (bf16[1,8,1024,128]{3,1,2,0}, f32[1,8,1024]{2,1,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmax"
+  %tuple = (s32[], bf16[256,2048]{1,0}) tuple(%zero, %weights)
+  %while = (s32[], bf16[256,2048]{1,0}) while(%tuple), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %last = bf16[256,2048]{1,0} get-tuple-element(%while), index=1
+  %all-reduce-start = bf16[256,2048]{1,0} all-reduce-start(%last), channel_id=2, replica_groups=[1,8]<=[8], use_global_device_ids=true, to_apply=%add, backend_config={"collective_backend_config":{"is_sync":false}}
+  ROOT %all-reduce-done = bf16[256,2048]{1,0} all-reduce-done(%all-reduce-start)
+}
+"""

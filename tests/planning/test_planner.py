@@ -2,6 +2,7 @@
 full-size config fits."""
 
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
 
@@ -13,7 +14,19 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from avjax.errors import UserError
-from avjax.planning import advice, collectives, hlo, planner, roofline, search, topologies
+from avjax.planning import (
+    advice,
+    collectives,
+    compilers,
+    hlo,
+    kernels,
+    libtpu,
+    planner,
+    roofline,
+    search,
+    topologies,
+    xla_gpu,
+)
 from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
 from avjax.training.step import CompiledStep, step_of
@@ -27,7 +40,8 @@ FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_50h.py",
              "tavid.py:acoustic", "tavid.py:appearance", "tavid.py:mapper", "tavid.py:motion",
              "tavid.py:temporal", "tavid.py:speaker", "tavid.py",
              "vocoder.py:v2")  # the largest of them; each is traced for many seconds
-LIBTPU = topologies.find_libtpu()
+XLA_TPU = compilers.find(topologies.CHIPS["v5e"])
+XLA_GPU = compilers.find(topologies.CHIPS["h100"])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +67,8 @@ def mapper_job():
 
 @pytest.mark.parametrize(("name", "slices", "devices"),
                          [("v5e:16x16", 2, 512), ("v5p:4x4x8", 1, 128), ("v4:2x2x1", 1, 4),
-                          ("tpu7x:2x2x2", 1, 16), ("h100:8", 4, 32), ("v6e:1x1", 1, 1)])
+                          ("tpu7x:2x2x2", 1, 16), ("h100:8", 4, 32), ("v6e:1x1", 1, 1),
+                          ("gb200:72", 2, 144), ("b200:4", 1, 4)])
 def test_a_slice_has_its_devices(name, slices, devices):
     topology = topologies.parse(name, slices)
     made = topologies.stand_ins(topology)
@@ -64,10 +79,18 @@ def test_a_slice_has_its_devices(name, slices, devices):
 
 
 @pytest.mark.parametrize("name", ["v3:4x4", "v5e:3x3", "v5e", "v5p:4x4", "v5p:2x3x4",
-                                  "v5p:64x64x64", "h100:3", "v5e:16x32"])
+                                  "v5p:64x64x64", "h100:3", "v5e:16x32", "h100:16", "gb200:6",
+                                  "gb200:76", "h100:8x2", "h100"])
 def test_no_such_slice(name):
     with pytest.raises(UserError, match="expected"):
         topologies.parse(name)
+
+
+def test_more_cards_than_a_machine_has_are_more_machines():
+    with pytest.raises(UserError, match="there is no such slice.*h100:16.*1, 2, 4 or 8 GPUs.*"
+                       "--topology=h100:8 --slices=2"):
+        topologies.parse("h100:16")
+    assert topologies.parse("h100:8", 2).described == "2 machines of h100:8, 8 GPUs each"
 
 
 def test_rings_close_where_the_wiring_does():
@@ -84,17 +107,20 @@ def test_scaled_slices():
         ("v5e:4x4", 1), ("v5e:8x8", 1), ("v5e:16x16", 1), ("v5e:16x16", 2)]
     assert search.with_chips(topologies.parse("v4:2x2x1"), 512).name == "v4:8x8x8"
     assert search.with_chips(topologies.parse("h100:8"), 32).slices == 4
+    racks = [search.with_chips(topologies.parse("gb200:72"), n) for n in (36, 72, 288)]
+    assert [(t.name, t.slices) for t in racks] == [("gb200:36", 1), ("gb200:72", 1),
+                                                   ("gb200:72", 4)]
     with pytest.raises(UserError, match="no slices of so many"):
         search.with_chips(base, 48)
 
 
 def test_libtpu_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="libtpu"):
-        topologies.find_libtpu(str(tmp_path))
+        libtpu.find(str(tmp_path))
     (tmp_path / "libtpu").mkdir()
     (tmp_path / "libtpu" / "libtpu.so").touch()
     monkeypatch.setenv("AVJAX_LIBTPU", str(tmp_path))
-    assert topologies.find_libtpu() == str(tmp_path / "libtpu" / "libtpu.so")
+    assert libtpu.find() == str(tmp_path / "libtpu" / "libtpu.so")
 
 
 @pytest.mark.parametrize("version, reads",
@@ -108,7 +134,7 @@ def test_a_libtpu_that_this_jax_does_not_read_is_named(tmp_path, monkeypatch, ve
     monkeypatch.setattr("importlib.metadata.requires", lambda name: ['requests; extra == "tpu"',
                                                                      'libtpu==0.0.42.*; extra == '
                                                                      '"tpu"'])
-    other = topologies.other_libtpu(str(library))
+    other = libtpu.other_version(str(library))
     assert other.startswith(
         f"libtpu {version}, where jax ") and "libtpu 0.0.42.*" in other or reads and not other
 
@@ -173,6 +199,40 @@ def test_what_xla_tpu_hides():
     # of the stacked weights one layer is read each time: f32[1,4096,256]; what lies in VMEM, S(1),
     # costs nothing
     assert roofline.hbm_bytes(module) == pytest.approx(5 * (4096 * 256 * 4), rel=1e-4)
+
+
+def test_what_xla_gpu_writes():
+    """Operations that wait or not, over NVLink or the network; kernels; what a library's workspace
+    and memory space 1 do not change."""
+    topology = topologies.parse("h100:4", 2)
+    mesh = make_mesh({"data": -1, "fsdp": 4}, topologies.stand_ins(topology), {"data": -1})
+    module = hlo.parse(hlo_samples.GPU, vmem=False)
+    found = collectives.read(module, mesh, topology)
+    told = sorted((c.kind, c.bytes, c.group, c.together, c.times, c.dcn, c.overlapped)
+                  for c in found)
+    size = 1024 * 2048 * 2
+    assert told == [("all-gather", size, 4, 4, 5, False, False),
+                    ("all-reduce", size // 4, 8, 4, 1, True, True),
+                    ("reduce-scatter", size, 4, 4, 5, False, True)]
+    assert kernels.count(module) == {"all-gather": 5, "cuBLAS product": 5, "fusion": 5,
+                                     "reduce-scatter": 5, "fused attention": 1, "all-reduce": 1}
+    gather, product, tanh, scatter = 5 * size // 4, 2 * size + size // 2, 2 * size, 5 * size // 4
+    attention = 4 * 1024 * 8 * 128 * 2 + 8 * 1024 * 4
+    wanted = 5 * (gather + product + tanh + scatter) + attention + 2 * size // 4
+    assert roofline.hbm_bytes(module) == pytest.approx(wanted, abs=100)
+
+
+def test_seconds_between_machines():
+    """Each card of a machine takes its share of what leaves the machine."""
+    topology = topologies.parse("h100:8", 2)
+    total = 10**9 * 2 * 15 / 16  # bytes that a card sends on
+    reduce = collectives.Collective("all-reduce", 10**9, 16, dcn=True, together=8)
+    assert reduce.across == total / 8
+    assert reduce.seconds(topology) == pytest.approx(total / 8 / 50e9 + 20e-6)
+    alone = collectives.Collective("all-reduce", 10**9, 2, dcn=True)
+    assert alone.seconds(topology) == pytest.approx(10**9 / 50e9 + 20e-6)
+    exchange = collectives.Collective("all-to-all", 10**9, 16, dcn=True, together=8)
+    assert exchange.across == 10**9 / 2
 
 
 def test_seconds_of_collectives():
@@ -303,18 +363,63 @@ def test_all_configs_that_state_a_slice_are_checked():
 COMPILED = FULL_SIZE if os.environ.get("AVJAX_PLAN_ALL") else ("head_vae.py",)
 
 
-@pytest.mark.skipif(LIBTPU is None, reason="needs libtpu")
+@pytest.mark.skipif(XLA_TPU is None, reason="needs libtpu")
 @pytest.mark.parametrize("name", COMPILED)
 def test_full_size_configs_fit_their_slices_by_xla(name):
     """Compiled for the real topology; all of them with AVJAX_PLAN_ALL=1."""
     config = load_config(f"configs/{name}")
     topology = topologies.parse(config.plan.topology, config.plan.slices)
-    plan = planner.Job(config).plan(topology, libtpu=LIBTPU, largest=False)
+    plan = planner.Job(config).plan(topology, compiler=XLA_TPU, largest=False)
     assert plan.fits and plan.compiled, f"{plan.needed / 2**30:.2f} GiB"
     state = sum(plan.memory[part] for part in ("parameters", "optimizer", "average", "batch"))
     assert plan.compiled.arguments == pytest.approx(state, rel=0.2)
     assert plan.roofline.floor <= plan.roofline.serial and 0 < plan.roofline.mfu(
         plan.roofline.compiler) < 1
+
+
+@pytest.mark.skipif(XLA_GPU is None, reason="needs the extra aot-gpu")
+@pytest.mark.parametrize(("name", "changes", "sizes"), [
+    ("head_vae.py", {"system.d_ff": 16, "data.segment": 8}, {"data": -1}),
+    ("tavid_mapper.py", {"system.num_blocks": 2, "data.segment": 64}, {"data": 2, "fsdp": -1})])
+def test_a_step_compiled_for_cards_that_are_not_here(name, changes, sizes):
+    """The state on a device is exactly what the sharding rules say."""
+    plan = planner.Job(load_config(f"configs/{name}", changes)).plan(
+        topologies.parse("h100:8"), compiler=XLA_GPU, sizes=sizes, largest=False)
+    memory, compiled = plan.memory, plan.compiled
+    assert plan.fits and plan.compiler == "XLA:GPU"
+    state = sum(memory[part] for part in ("parameters", "optimizer", "average", "batch"))
+    assert compiled.arguments == state + 4, "and the number of the step"
+    assert compiled.peak >= compiled.arguments + memory["gradients"]
+    assert compiled.kernels["cuBLAS product"] > 0
+    reduced = {c.axes for c in compiled.collectives if c.kind in ("all-reduce", "reduce-scatter")}
+    assert any("data" in axes for axes in reduced) and not any(c.dcn for c in compiled.collectives)
+    assert {"all-gather"} <= {c.kind for c in compiled.collectives} or "fsdp" not in sizes
+    assert 0 < plan.roofline.mfu(plan.roofline.floor) < 1
+
+
+@pytest.mark.parametrize("name", list(xla_gpu.CARDS))
+def test_cards_are_described_as_the_data_sheets_do(name):
+    chip, card = topologies.CHIPS[name], xla_gpu.CARDS[name]
+    assert card.kind == chip.kind and chip.hbm == 0.75 * card.memory
+    assert card.rate == pytest.approx(chip.hbm_rate, rel=0.02)
+    if XLA_GPU is not None:
+        devices = XLA_GPU.devices(topologies.parse(f"{name}:4", 2))
+        assert [d.device_kind for d in devices] == [chip.kind] * 8
+        assert [d.id for d in devices] == list(range(8))
+
+
+@pytest.mark.parametrize(("versions", "said"), [
+    ({"jax-cuda13-plugin": "0.1.0"}, "does not belong to this JAX.*expected: [0-9.]+.*found: 0.1.0"
+     ".*jax-cuda13-plugin=="),
+    ({"jax-cuda13-plugin": None}, "needs cuDNN.*nvidia-cudnn-cu13")])
+def test_an_xla_gpu_that_cannot_be_used(monkeypatch, versions, said):
+    here = importlib.metadata.version("jaxlib")
+    monkeypatch.setattr(xla_gpu, "_version", lambda name: versions[name] or here
+                        if name in versions else "")
+    with pytest.raises(UserError, match=said):
+        xla_gpu.find()
+    monkeypatch.setattr(xla_gpu, "_version", lambda name: "")
+    assert xla_gpu.find() is None
 
 
 def test_specs_of_a_batch_are_shapes_only(small):
