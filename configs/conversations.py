@@ -40,30 +40,11 @@ STEPS = {"vae": 1500, "reader": 400, "text": 500, "acoustic": 1000, "appearance"
 WHOLE = {"": (2, True), "untold": (2, False), "three": (3, True), "four": (4, True)}
 
 
-def _of_speakers(system, speakers: int):
-    """A system's config for so many speakers."""
-    if "num_streams" in system:
-        system.num_streams = speakers
-        # the decoder's width is the embeddings of a step's units side by side
-        system.d_model = 96 * speakers
-    if "num_speakers" in system:
-        system.num_speakers = speakers
-    if "mapper" in system:
-        system.mapper.streams = speakers
-    if "streams" in system:
-        system.streams = speakers
-    return system
-
-
 def _part(part: str, speakers: int):
     """The training of one part, as on puppets but for sizes that the recordings decide."""
     c = tavid_quickstart.get_config("" if part == "dialogue" else part)
     c.name = f"conversations_{part}"
-    if part == "dialogue":
-        for one in (c.system.text, c.system.acoustic, c.system.visual):
-            _of_speakers(one, speakers)
-    else:
-        _of_speakers(c.system, speakers)
+    tavid_quickstart.of_speakers(c, speakers)
     if part == "reader":
         c.system.motion_dim = MOTION
     if part == "mapper":

@@ -1,12 +1,14 @@
 """TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits
-into a conversation. A variant is the training of one part.
+into a conversation. A variant is the training of one part, or a conversation of three or four.
 
 Run:        avjax train --config=configs/tavid_quickstart.py --workdir=runs/tavid
+            avjax train --config=configs/tavid_quickstart.py:three --workdir=runs/tavid3
 Hardware:   two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
             dialogue.
 Expect:     avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many
             turns, gaps and overlaps as the corpus; face to voice 12 times chance (docs/tavid.md).
-            On puppets: learning and plumbing, never realism.
+            On puppets: learning and plumbing, never realism. Three and four speakers take as
+            many steps, each of them dearer; what they reach was not measured.
 Sizes:      ours; TAVID prints none. configs/tavid.py has the full-size ones.
 """
 
@@ -25,6 +27,7 @@ PICTURES = "{workdir}/data/pictures"
 DECODED = "{workdir}/data/decoded"
 FEATURES = "{workdir}/data/features"
 S7_FROZEN = (r"(text|visual|speaker)/.*",)
+NUMBERS = {"": 2, "three": 3, "four": 4}  # of the speakers in a conversation, by variant
 # The motion stage continues with the denoiser's own layers: three hundred steps of appearance do
 # not make a renderer.
 MOTION_FROZEN = (r"denoiser/.*/temporal/.*", r"reference/.*", r"image_projection/.*")
@@ -107,11 +110,28 @@ def _speaker():
     return c
 
 
-def _dialogue():
+def of_speakers(config, speakers: int):
+    """An experiment's config for conversations of so many speakers."""
+    system = config.system
+    for s in (system.text, system.acoustic, system.visual) if "text" in system else (system,):
+        if "num_streams" in s:
+            s.num_streams = speakers
+            # the decoder's width is the embeddings of a step's units side by side
+            s.d_model = 96 * speakers
+        if "num_speakers" in s:
+            s.num_speakers = speakers
+        if "mapper" in s:
+            s.mapper.streams = speakers
+        if "streams" in s:
+            s.streams = speakers
+    return config
+
+
+def _dialogue(suffix=""):
     """Every part's training, in order; then S7, evaluation and a sample."""
     c = _training("dialogue", every_part(), steps=150, batch_size=8, learning_rate=3e-4)
     c.name = "tavid_quickstart"
-    c.stages = _stages()
+    c.stages = _stages(suffix)
     c.data.dir = FEATURES
     c.optimizer.frozen = S7_FROZEN
     c.train.init_parts = (
@@ -132,11 +152,13 @@ def _dialogue():
     return c
 
 
-def _stages():
+def _stages(suffix):
+    people = NUMBERS[suffix]
+
     def train(part, data, **overrides):
         return dict(
             kind="train",
-            config=f"configs/tavid_quickstart.py:{part}",
+            config=f"configs/tavid_quickstart.py:{part}{suffix and '-'}{suffix}",
             workdir=f"{{workdir}}/{part}",
             overrides={"data.dir": data} | overrides,
         )
@@ -151,10 +173,11 @@ def _stages():
             speakers=160,
             held_out=32,
             dialogues=140,
-            turns=4,
+            turns=2 * people,
             valid=8,
             test=8,
             seed=0,
+            **({"people": people} if people > 2 else {}),
         ),
         dict(kind="extract", features="pictures", clips=CLIPS, out=PICTURES),
         train("vae", PICTURES),
@@ -194,12 +217,15 @@ PARTS = {
     "temporal": lambda: _visual("temporal", 100),
     "speaker": _speaker,
 }
-VARIANTS = tuple(PARTS)
+VARIANTS = (*PARTS, *(n for n in NUMBERS if n), *(f"{p}-{n}" for n in NUMBERS if n for p in PARTS))
 
 
-def get_config(part: str = ""):
-    """All of it, or the training of one part."""
-    if part and part not in PARTS:
+def get_config(variant: str = ""):
+    """All of it, or the training of one part, of two speakers or more."""
+    if variant and variant not in VARIANTS:
         raise UserError("unknown variant", where="configs/tavid_quickstart.py",
-                        expected=" | ".join(VARIANTS), found=repr(part))
-    return PARTS[part]() if part else _dialogue()
+                        expected=" | ".join(VARIANTS), found=repr(variant))
+    if variant in NUMBERS:
+        return of_speakers(_dialogue(variant), NUMBERS[variant])
+    part, _, number = variant.partition("-")
+    return of_speakers(PARTS[part](), NUMBERS[number])

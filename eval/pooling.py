@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+# key of an entry: {"1 to 2": {"value", "n"}} of each pair of three or more speakers
+PAIRS = "pairs"
 BOOTSTRAP = {"resamples": 1000, "interval": 0.95, "over": "examples", "seed": 0}
 
 

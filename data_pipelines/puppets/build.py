@@ -1,10 +1,10 @@
-"""Writes the puppets corpus: sentences (OUT) and, when asked for, dialogues of two
+"""Writes the puppets corpus: sentences (OUT) and, when asked for, dialogues of two to four
 (OUT_dialogues).
 
 Splits: train; valid, sentences that nobody says in training; test_speaker, such sentences by a
-speaker who is in no other split. Dialogues are written from both sides: "<id>/0" has the first
-speaker as self and the second as partner. Everything is a function of the arguments; clip k draws
-from a generator of its own (seed, kind, k).
+speaker who is in no other split. Dialogues are written from every side: "<id>/0" has the first
+speaker as self and the second as partner, of more the third as partner2. Everything is a function
+of the arguments; clip k draws from a generator of its own (seed, kind, k).
 """
 
 import collections
@@ -22,14 +22,19 @@ import numpy as np
 from tqdm import tqdm
 
 from avjax.encoders import espeak
+from avjax.errors import UserError
 from avjax.storage import atomic
 from data_pipelines.declared import Option
 from data_pipelines.puppets import dialogue, face_code, identities, performance, render, text, voice
 from data_pipelines.store import dataset as store
+from data_pipelines.store.columns import PREFIXES
 from data_pipelines.store.schema import Feature
 
 DESCRIPTION = ("Puppets: drawn faces with synthetic voices (espeak-ng), every parameter of which "
                "is known. Shows learning and plumbing, never realism.")
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+_WHOSE = dict(zip(PREFIXES, ("the speaker's", "the partner's", "another's", "a fourth one's"),
+                  strict=True))
 _NOMINAL = 3.9  # seconds a sentence, to size the first draw
 _RATES = {"audio": espeak.SAMPLE_RATE, "face": performance.FPS, "pose": performance.FPS,
           "pose_z": performance.FPS,
@@ -42,7 +47,8 @@ def prepare(
     minutes: Annotated[float, Option("of training speech", least=0.1)] = 30.0,
     sentences: int | None = None, speakers: int = 9, held_out: int = 1, valid: int = 36,
     test: int = 24,
-    dialogues: Annotated[int, Option("dialogues of two in OUT_dialogues", least=0)] = 0,
+    dialogues: Annotated[int, Option("dialogues in OUT_dialogues", least=0)] = 0,
+    people: Annotated[int, Option("who speak in a dialogue", least=2, most=len(PREFIXES))] = 2,
     turns: int = 8,
     silent: Annotated[float, Option("share of the listeners' reactions in dialogues that are a nod "
                                     "and a smile without a word", least=0, most=1)] = 0.0,
@@ -57,8 +63,8 @@ def prepare(
       held_out: more speakers, who are in the split test_speaker only.
       valid, test: sentences of the splits valid and test_speaker.
       dialogues: number of training dialogues (a tenth as many, at least one, are held out in either
-        split). In those of test_speaker one is held out; with several held-out speakers both
-        are, and all of them are heard.
+        split). In those of test_speaker one is held out; with as many held-out speakers as
+        `people`, or more, all who speak are, and all of them are heard.
       turns: of a dialogue.
       silent: share of the reactions, of those that have words where it is 0.
       processes: that synthesize in parallel; the result does not depend on it.
@@ -66,8 +72,15 @@ def prepare(
 
     Returns:
       The sentences' dataset.
+
+    Raises:
+      UserError: a folder that exists; dialogues of more people than there are, or than take turns.
     """
     out = pathlib.Path(out)
+    if dialogues and people > min(speakers, turns):
+        raise UserError("too many people in a dialogue", where="--people",
+                        expected=f"at most {min(speakers, turns)}, of {speakers} speakers in "
+                        f"{turns} turns", found=str(people), hint="raise --speakers or --turns")
     talks = out.with_name(out.name + "_dialogues")
     for folder in (out, talks) if dialogues else (out,):
         store.refuse_existing(folder)
@@ -103,7 +116,7 @@ def prepare(
         for clip in split:
             _encode(clip, codecs)
     if dialogues:  # first, so that OUT is there only when everything is
-        _write_dialogues(talks, dialogues, (turns, silent), seed, who, known, new, codecs,
+        _write_dialogues(talks, dialogues, people, (turns, silent), seed, who, known, new, codecs,
                          processes, parallel, spoken, progress)
     shutil.rmtree(spoken, ignore_errors=True)
     return store.write_dataset(
@@ -174,7 +187,7 @@ def _sentence(job) -> dict:
 
 
 def _dialogue(job) -> list[dict]:
-    """Both sides' clips."""
+    """The clips of all sides."""
     seed, clip_id, names, vectors, turns, silent = job
     rng = _rng(seed, clip_id)
     lines = [text.opening(rng), *text.sentences(turns - 1, rng)]
@@ -182,40 +195,50 @@ def _dialogue(job) -> list[dict]:
     sides = [{"speaker": c.name, **_streams(c.phonemes, c.words, c.audio, c.identity, rng,
                                             c.reactions)}
              for c in talk.channels]
-    return [{"id": f"{clip_id}/{me}", "text": talk.text, "events": json.dumps(talk.events),
-             "side": str(me), **sides[me], **{f"partner_{k}": v for k, v in sides[1 - me].items()}}
-            for me in (0, 1)]
+    about = {"text": talk.text, "events": json.dumps(talk.events)}
+    return [{"id": f"{clip_id}/{me}", **about, "side": str(me), **_seen_from(me, sides)}
+            for me in range(len(sides))]
 
 
-def _write_dialogues(out, count, shape, seed, who, known, new, codecs, processes, parallel, spoken,
-                     progress):
+def _seen_from(me: int, sides: list[dict]) -> dict:
+    """The columns of a speaker, and those of the others in their order."""
+    ordered = [sides[me], *sides[:me], *sides[me + 1:]]
+    return {prefix + name: value for prefix, side in zip(PREFIXES, ordered, strict=False)
+            for name, value in side.items()}
+
+
+def _write_dialogues(out, count, people, shape, seed, who, known, new, codecs, processes, parallel,
+                     spoken, progress):
     tenth, work = max(1, count // 10), {}
     for split, number in (("train", count), ("valid", tenth),
-                          ("test_speaker", max(tenth, -(-len(new) // 2)))):
+                          ("test_speaker", max(tenth, -(-len(new) // people)))):
         rng = np.random.default_rng([seed, 2, zlib.crc32(split.encode())])
         work[split] = []
         for i in range(number):
-            names = [str(n) for n in rng.permutation(known)[:2]]
-            if split == "test_speaker" and len(new) == 1:
-                names[i % 2] = new[0]
-            elif split == "test_speaker":
-                names = [new[2 * i % len(new)], new[(2 * i + 1) % len(new)]]
+            names = [str(n) for n in rng.permutation(known)[:people]]
+            if split == "test_speaker":
+                for k in range(min(people, len(new))):
+                    place = k if people <= len(new) else (i + k) % people
+                    names[place] = new[(people * i + k) % len(new)]
             work[split].append((seed, f"dialogue-{split}-{i:05d}", names, [who[n] for n in names],
                                 *shape))
+
+    prefixes = PREFIXES[:people]
 
     def examples(split):
         for sides in _map(_dialogue, work[split], processes, parallel,
                           spoken / f"dialogues-{split}"):
             for clip in sides:
-                _encode(clip, codecs)
-                _encode(clip, codecs, "partner_")
+                for prefix in prefixes:
+                    _encode(clip, codecs, prefix)
                 yield clip
 
     store.write_dataset(
         out, name="puppets_dialogues", description=DESCRIPTION
-        + " Dialogues of two speakers, from either side.", features=_features(("", "partner_")),
-        splits={s: examples(s) for s in work}, recipes=_recipes(dialogue=True),
-        codecs=codecs, totals={s: 2 * len(w) for s, w in work.items()}, progress=progress)
+        + f" Dialogues of {_NUMBERS[people]} speakers, from {'either' if people == 2 else 'every'}"
+        " side.", features=_features(prefixes),
+        splits={s: examples(s) for s in work}, recipes=_recipes(prefixes),
+        codecs=codecs, totals={s: people * len(w) for s, w in work.items()}, progress=progress)
 
 
 def _fit(train, who, seed) -> dict[str, dict[str, np.ndarray]]:
@@ -270,15 +293,17 @@ def _features(prefixes) -> dict[str, Feature]:
         return out | columns("", "the speaker's")
     return out | {"events": Feature((), "str", "JSON list of turns, backchannels, overlaps, gaps, "
                                     "pauses", "s"),
-                  "side": Feature((), "str", "which of the events' speakers is self: 0 or 1"),
-                  } | columns("", "the speaker's") | columns("partner_", "the partner's")
+                  "side": Feature((), "str", "which of the events' speakers is self: 0 or 1"
+                                  + ", ..." * (len(prefixes) > 2)),
+                  } | {name: feature for prefix in prefixes
+                       for name, feature in columns(prefix, _WHOSE[prefix]).items()}
 
 
-def _recipes(dialogue: bool = False) -> dict[str, dict]:
+def _recipes(prefixes=("",)) -> dict[str, dict]:
     out = {"face": {"kind": "puppet", "articulators": list(face_code.NAMES), "rate": _RATES["face"],
                     "version": 1},
            "phones": dict(espeak.RECIPE),
            "audio": {"kind": "espeak", "sample_rate": espeak.SAMPLE_RATE, "dtype": "int16"},
            "pose": {"kind": "quaternion wxyz, translation", "rate": _RATES["pose"]},
            "pose_z": {"kind": "pose z-scored on the training split", "rate": _RATES["pose"]}}
-    return out | {f"partner_{k}": v for k, v in out.items()} if dialogue else out
+    return {f"{prefix}{k}": v for prefix in prefixes for k, v in out.items()}

@@ -1,9 +1,9 @@
-"""Two puppets talk: turns, gaps and overlaps, back-channels that the listener nods and smiles to,
-every channel known.
+"""Two to four puppets talk: turns, gaps and overlaps, back-channels that a listener nods and smiles
+to, every channel known.
 
-Both channels are as long as the dialogue and speak on one clock. What happened is in `events`,
-times in seconds:
-    {"kind": "turn" | "backchannel", "speaker": 0 | 1, "start", "end", "text"}
+All channels are as long as the dialogue and speak on one clock. What happened is in `events`, times
+in seconds:
+    {"kind": "turn" | "backchannel", "speaker": 0 | 1 | ..., "start", "end", "text"}
     {"kind": "overlap" | "gap" | "pause", "start", "end"}   (pause: silence inside a turn)
 """
 
@@ -33,7 +33,7 @@ class Dialogue:
     """`text` marks turns: "[0] Hello. [1] Hi! [0:yeah] ..." with back-channels as
     [speaker:words]."""
 
-    channels: tuple[Channel, Channel]
+    channels: tuple[Channel, ...]
     events: list[dict]
     text: str
     duration: float
@@ -41,32 +41,34 @@ class Dialogue:
 
 def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
              rng: np.random.Generator, silent: float = 0.0) -> Dialogue:
-    """Two speakers take turns. About a third of the turns begin before the other one ends;
-    listeners react at the partner's pauses and, now and then, after a while of listening.
+    """Speakers take turns. About a third of the turns begin before the one before ends; a listener
+    reacts at the speaker's pauses and, now and then, after a while of listening.
 
     Args:
-      speakers: two of (name, identity).
-      turns: what is said, alternating, the first speaker first.
+      speakers: two to four of (name, identity).
+      turns: what is said. Two alternate, the first speaker first; of more, each has spoken once
+        before anybody speaks again, and after that whoever has not just spoken may come next.
       silent: share of the reactions that are a nod and a smile without a word.
     """
     placed = []  # (speaker, start, utterance, kind, text)
-    reactions = ([], [])
+    reactions = tuple([] for _ in speakers)
     clock, marked = 0.0, []
-    for i, words in enumerate(turns):
-        who = i % 2
+    several = len(speakers) > 2  # of two nothing is drawn, as before there were more
+    for i, (who, words) in enumerate(zip(_order(len(speakers), len(turns), rng), turns,
+                                         strict=True)):
         spoken = voice.speak(words, speakers[who][1])
         speech = (espeak.LEAD, spoken.duration - espeak.TRAIL)  # inside the utterance
         start = clock + (0.3 if not placed else _floor_transfer(rng)) - speech[0]
-        if i >= 2:  # never over oneself
-            own = max(s + u.duration for w, s, u, _, _ in placed if w == who)
-            start = max(start, own)
+        if i >= 2 or several:  # never over oneself
+            start = max([start, *(s + u.duration for w, s, u, _, _ in placed if w == who)])
         start = max(start, 0.0)
         placed.append((who, start, spoken, "turn", words))
         marked.append(f"[{who}] {words}")
         if rng.random() < 0.75:
             at = start + _reaction_point(spoken, rng)
             small = text.BACKCHANNELS[rng.integers(len(text.BACKCHANNELS))]
-            heard = voice.speak(small + ".", speakers[1 - who][1])
+            listener = _another(who, len(speakers), rng)
+            heard = voice.speak(small + ".", speakers[listener][1])
             free = all(w == who or s + u.duration <= at or at + heard.duration <= s for w, s, u, _,
                        _ in placed)
             inside = at + heard.duration < start + spoken.duration - 0.2
@@ -74,14 +76,31 @@ def converse(speakers: list[tuple[str, np.ndarray]], turns: list[str],
                 begin = at + espeak.LEAD
                 end = max(begin + 0.6, at + heard.duration - espeak.TRAIL)
                 if not silent or rng.random() >= silent:
-                    placed.append((1 - who, at, heard, "backchannel", small))
-                    marked.append(f"[{1 - who}:{small}]")
-                reactions[1 - who].append(Reaction(begin, end))
+                    placed.append((listener, at, heard, "backchannel", small))
+                    marked.append(f"[{listener}:{small}]")
+                reactions[listener].append(Reaction(begin, end))
         clock = start + speech[1]
     duration = max(s + u.duration for _, s, u, _, _ in placed)
     channels = tuple(_channel(speakers[w], [p for p in placed if p[0] == w], reactions[w], duration)
-                     for w in (0, 1))
+                     for w in range(len(speakers)))
     return Dialogue(channels, _events(placed), " ".join(marked), duration)
+
+
+def _order(speakers: int, turns: int, rng) -> list[int]:
+    """Whose turn it is, turn by turn."""
+    if speakers == 2:
+        return [i % 2 for i in range(turns)]
+    order = rng.permutation(speakers).tolist()
+    while len(order) < turns:
+        order.append(_another(order[-1], speakers, rng))
+    return order[:turns]
+
+
+def _another(who: int, speakers: int, rng) -> int:
+    """One of the others."""
+    if speakers == 2:
+        return 1 - who
+    return (who + 1 + int(rng.integers(speakers - 1))) % speakers
 
 
 def _floor_transfer(rng) -> float:

@@ -1,4 +1,4 @@
-"""Two or more people in conversation: a channel and a face each, scored as dialogue.
+"""Two to four people in conversation: a channel and a face each, scored as dialogue.
 
 Variants of every held-out dialogue, by the same code:
     avatar     faces and voices from the true units of all channels: comparable with the truth frame
@@ -20,7 +20,9 @@ landmarks of the pictures do, of clips that have them.
 
 Does a listener react to *its* partner? Listening is scored on frames where the truth's partner
 speaks and the truth's self is silent: FD (of each clip, and pooled), paired FD, RPCC, and SID and
-variance beside the truth's (DIM). `RPCC_other` pairs the same motion with the partners of other
+variance beside the truth's (DIM). Of three people or more everybody is paired with each of the
+others; results.json and the tables also have RPCC, paired FD and floor transfers of each pair.
+`RPCC_other` pairs the same motion with the partners of other
 dialogues, `PFD_shuffled` with the own partner's frames of another time (a stranger's would differ
 in themselves): what the measure is worth when the reaction is to something else.
 """
@@ -110,6 +112,7 @@ class Benchmark(Base):
         if full and degradable(system, decoder):
             task = next(iter(self.models.values()))
             self.models |= {name: task for name in retrieval.DEGRADATIONS if name != "clean"}
+        self.parties = dataset.features["motion"].shape[1]
         activity = getattr(config.evaluate, "activity", ENERGY)
         self.detector = None if activity == ENERGY else Detector.parse(
             activity, where="config.evaluate.activity")
@@ -313,7 +316,8 @@ class Benchmark(Base):
 
     def frames(self, split: str, index: int, signals: Conversation) -> dict[str, np.ndarray]:
         """For every speaker s: own_s, true_s (frames, M) while listening, partner_s, and
-        `other<k>_s`: who is listened to."""
+        `other<k>_s`: who is listened to. Of three speakers or more own_s and true_s are while any
+        other speaks, and own_s_p, ..., `other<k>_s_p` while p does."""
         truth = self.truth(split, index)
         if MOTION not in signals.scored or not self.aligned(signals, truth):
             return {}
@@ -325,12 +329,16 @@ class Benchmark(Base):
             listening = ~speaking[s] & np.delete(speaking, s, axis=0).any(0)
             if listening.sum() < LEAST_FRAMES:
                 continue  # nobody speaks to one who is alone
-            partner = next(p for p in range(len(speaking)) if p != s)
-            motion = {"own": signals.motion_STM[s][:count], "true": truth.motion_STM[s][:count],
-                      "partner": truth.motion_STM[partner][:count]}
-            motion |= {f"other{k}": fit(x.motion_STM[partner], count)
-                       for k, x in enumerate(strangers)}
-            out |= {f"{name}_{s}": x[listening] for name, x in motion.items()}
+            own = {"own": signals.motion_STM[s][:count], "true": truth.motion_STM[s][:count]}
+            out |= {f"{name}_{s}": x[listening] for name, x in own.items()}
+            for p in (p for p in range(len(speaking)) if p != s):
+                heard = listening & speaking[p]
+                if heard.sum() < LEAST_FRAMES:
+                    continue
+                motion = own | {"partner": truth.motion_STM[p][:count]} | {
+                    f"other{k}": fit(x.motion_STM[p], count) for k, x in enumerate(strangers)}
+                pair = f"{s}_{p}" if len(speaking) > 2 else f"{s}"
+                out |= {f"{name}_{pair}": x[heard] for name, x in motion.items()}
         return out
 
     def targets(self, summary):

@@ -12,8 +12,13 @@
     sts   sqrt(sum (difference of frame-to-frame changes)^2 / 0.1), over the concatenated clips,
           their joints included
 Published for 6 of pose and 50 of expression; here for any width. float64.
+
+Of three speakers or more (ours) everybody listens to each of the others: what concerns a listener
+alone (fd, mse, sid, var, sts) is of the frames where any other speaks, what compares with a partner
+(pfd, rpcc) of each pair's, all pairs together and, under "pairs", each by itself.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Sequence
@@ -32,7 +37,9 @@ RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM"
 SID_CLUSTERS = {"e": 40, "h": 20}  # DIM's, of the truth
 STRANGERS = 4  # conversations whose partners a motion is paired with for RPCC_*_other
 Clips = Sequence[np.ndarray]
-_STORED = re.compile(r"(own|true|partner|other\d+)_\d+")  # of Benchmark.frames of conversations
+# of Benchmark.frames of conversations: which motion, of which listener, and to whom where it is not
+# the only other one
+_STORED = re.compile(r"(own|true|partner|other\d+)_(\d+)(?:_(\d+))?")
 
 
 def fd(pred: Clips, truth: Clips) -> np.ndarray:
@@ -102,18 +109,52 @@ def _flat(clips: Clips) -> np.ndarray:
     return np.concatenate([np.asarray(x, np.float64).ravel() for x in clips])
 
 
-def _listening(pool) -> dict[str, dict[str, list[np.ndarray]]] | None:
-    """{part: {"own", "true", "partner", "other0", ...: a clip a listener}}, float64, of all
-    speakers of all conversations."""
-    found: dict[str, list[np.ndarray]] = {}
+@dataclasses.dataclass(frozen=True)
+class _Listening:
+    """Clips of all conversations, float64: {"own", "true", "partner", "other0", ...: a list}.
+
+    Attributes:
+      listeners: a clip a listener.
+      paired: a clip a listener and partner; of two speakers the same.
+      pairs: those of {"1 to 2": speaker 1 listens to speaker 2}; {} of two speakers.
+    """
+
+    listeners: dict[str, list[np.ndarray]]
+    paired: dict[str, list[np.ndarray]]
+    pairs: dict[str, dict[str, list[np.ndarray]]]
+
+
+def _listening(pool) -> dict[str, _Listening] | None:
+    """{part of motion: its clips}; None where nobody listens."""
+    listeners: dict[str, list[np.ndarray]] = {}
+    pairs: dict[str, dict[str, list[np.ndarray]]] = {}
     for stored in pool.frames:
         for key, clip in stored.items():
-            if whose := _STORED.fullmatch(key):
-                found.setdefault(whose[1], []).append(np.asarray(clip, np.float64))
-    if "own" not in found:
+            if not (whose := _STORED.fullmatch(key)):
+                continue
+            name, listener, partner = whose.groups()
+            found = (listeners if partner is None
+                     else pairs.setdefault(pair_name(int(listener), int(partner)), {}))
+            found.setdefault(name, []).append(np.asarray(clip, np.float64))
+    if "own" not in listeners:
         return None
-    return {part: {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}
+    paired: dict[str, list[np.ndarray]] = {}
+    for found in pairs.values() if pairs else (listeners,):
+        for name, clips in found.items():
+            paired.setdefault(name, []).extend(clips)
+
+    def of(found, columns):
+        return {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}
+
+    return {part: _Listening(of(listeners, columns), of(paired, columns),
+                             {name: of(pairs[name], columns) for name in sorted(pairs)})
             for part, columns in pool.benchmark.columns.items()}
+
+
+def pair_name(first: int, second: int) -> str:
+    """Of two speakers of a conversation, who are counted from 1 here: first listens to second, or
+    the floor passes from first to second."""
+    return f"{first + 1} to {second + 1}"
 
 
 def _fd_pooled(x):
@@ -138,26 +179,41 @@ def _rpcc_other(x):
 
 
 def _recipe(benchmark):
-    return RECIPE | {
+    several = {"pairs": "every listener with each other speaker"} if benchmark.parties > 2 else {}
+    return RECIPE | several | {
         "frames": "25 Hz, the true partner speaks and the true self is silent",
         "RPCC_other": f"partners of {STRANGERS} other dialogues, averaged",
         "PFD_shuffled": "the partner's frames rolled by half", "SID": SID_CLUSTERS}
 
 
-def _pooling(function, part: str):
+def _entry(function, x) -> dict | None:
+    """Of the clips `x`."""
+    value = function(x) if "own" in x else None
+    if isinstance(value, np.ndarray):  # one a listener
+        return pooling.interval(value, pooling.mean)
+    return None if value is None else {"value": float(value), "n": len(x["own"])}
+
+
+def _pooling(function, part: str, paired: bool):
     @pooling.labelled("all listening frames of all speakers")
     def pooled(name, pool):
-        x = pool.once(_listening)
-        value = None if x is None else function(x[part])
-        if isinstance(value, np.ndarray):  # one a listener
-            return pooling.interval(value, pooling.mean)
-        return None if value is None else {"value": float(value), "n": len(x[part]["own"])}
+        found = pool.once(_listening)
+        if found is None:
+            return None
+        x = found[part]
+        if not paired or "partner" not in x.paired:
+            return None if paired else _entry(function, x.listeners)
+        entry = _entry(function, x.paired)
+        each = {name: _entry(function, of) for name, of in x.pairs.items()}
+        each = {name: one for name, one in each.items() if one}
+        return entry | {pooling.PAIRS: each} if entry and each else entry
     return pooled
 
 
-def _declare(name, function, better, meaning, part, unit=""):
+def _declare(name, function, better, meaning, part, unit="", paired=False):
     declare(name.format(part), better, meaning.format(PARTS[part]), family="listening", unit=unit,
-            recipe=_recipe, needs=("motion", "conversation"), pool=_pooling(function, part))
+            recipe=_recipe, needs=("motion", "conversation"),
+            pool=_pooling(function, part, paired))
 
 
 for _part in SID_CLUSTERS:
@@ -179,10 +235,10 @@ for _part in SID_CLUSTERS:
              "variance of {} while listening", _part)
 for _part in SID_CLUSTERS:
     _declare("PFD_{}", lambda x: pfd(x["own"], x["true"], x["partner"]), "down",
-             "Fréchet distance of {} paired with its partner's", _part)
+             "Fréchet distance of {} paired with its partner's", _part, paired=True)
     _declare("PFD_{}_shuffled", _pfd_shuffled, "up",
-             "PFD with the partner's motion of another time", _part)
+             "PFD with the partner's motion of another time", _part, paired=True)
 for _part in SID_CLUSTERS:
     _declare("RPCC_{}", lambda x: rpcc(x["own"], x["true"], x["partner"]), "down",
-             "correlation of {} with its partner's, off the truth's", _part)
-    _declare("RPCC_{}_other", _rpcc_other, "up", "RPCC with other partners", _part)
+             "correlation of {} with its partner's, off the truth's", _part, paired=True)
+    _declare("RPCC_{}_other", _rpcc_other, "up", "RPCC with other partners", _part, paired=True)

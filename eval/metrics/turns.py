@@ -8,6 +8,7 @@ from scipy import stats
 
 from avjax.encoders.voice_activity.turn_taking import JOIN_MS, ipus
 from eval import pooling
+from eval.metrics.listener import pair_name
 from eval.registry import declare
 
 EVENTS = ("ipu", "pause", "gap", "overlap", "turn")
@@ -33,15 +34,21 @@ def durations(found: dict[str, np.ndarray], event: str) -> np.ndarray:
 def floor_transfers(vads: Sequence[np.ndarray]) -> np.ndarray:
     """Floor transfer offsets in seconds: from the end of one channel's IPU to the next IPU of
     another that ends later; below 0 they overlap."""
+    return np.array([seconds for *_, seconds in transfers(vads)], np.float64)
+
+
+def transfers(vads: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
+    """(channel that had the floor, channel that gets it, offset in seconds) of every floor
+    transfer."""
     spans = sorted((start, end, channel) for channel, v in enumerate(vads) for start,
                    end in ipus(v).tolist())
     out, holder, until = [], None, 0
     for start, end, channel in spans:
         if holder is not None and channel != holder and end > until:
-            out.append((start - until) / 1000)
+            out.append((holder, channel, (start - until) / 1000))
         if holder is None or end > until:
             holder, until = channel, end
-    return np.array(out, np.float64)
+    return out
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -50,10 +57,18 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _timing(signals) -> dict[str, list[float]]:
-    """{"<event>_s": durations} and "transfer_s", all in seconds."""
+    """{"<event>_s": durations} and "transfer_s", all in seconds; of three speakers or more also
+    "transfer_pairs_s", those of each pair."""
     out = {f"{name}_s": durations(signals.events, name) for name in EVENTS}
-    out["transfer_s"] = floor_transfers(signals.speech)
-    return {name: spans.round(3).tolist() for name, spans in out.items()}
+    passed = transfers(signals.speech)
+    out["transfer_s"] = np.array([seconds for *_, seconds in passed], np.float64)
+    out = {name: spans.round(3).tolist() for name, spans in out.items()}
+    if len(signals.speech) < 3:
+        return out
+    pairs: dict[str, list[float]] = {}
+    for first, second, seconds in passed:
+        pairs.setdefault(pair_name(first, second), []).append(round(seconds, 3))
+    return out | {"transfer_pairs_s": pairs}
 
 
 def _score(case):
@@ -76,8 +91,22 @@ def _ratio(label: str, above, below):
         spans = [np.array(x) for x in pool.entries(f"{name.split('_')[0]}_s")]
         sums_n2 = np.array([[of(*pair) for of in (above, below)]
                             for pair in zip(spans, seconds, strict=True)], np.float64)
-        return pooling.interval(sums_n2, pooling.ratio) | {"n": sum(map(len, spans))}
+        entry = pooling.interval(sums_n2, pooling.ratio) | {"n": sum(map(len, spans))}
+        return entry | _pairs(name, pool, lambda own, _: float(np.mean(own)))
     return pooled
+
+
+def _pairs(name: str, pool, statistic) -> dict:
+    """{PAIRS: of each pair of three or more speakers} of a metric of floor transfers, else {}.
+    statistic: (offsets, the truth's) of all examples -> number."""
+    own, true = ({}, {})
+    for found, key in ((own, "transfer_pairs_s"), (true, "true_transfer_pairs_s")):
+        for row in pool.entries(key) if name.startswith("transfer_") else ():
+            for pair, offsets in row.items():
+                found.setdefault(pair, []).extend(offsets)
+    each = {pair: {"value": statistic(np.array(own[pair]), np.array(true.get(pair, []))),
+                   "n": len(own[pair])} for pair in sorted(own)}
+    return {pooling.PAIRS: each} if each else {}
 
 
 @pooling.labelled("events of all examples together")
@@ -87,7 +116,8 @@ def _distance(name, pool):
     if not own:
         return None
     own = np.concatenate(own)
-    return {"value": distance(own, np.concatenate(true)), "n": len(own)}
+    return {"value": distance(own, np.concatenate(true)), "n": len(own)} | _pairs(name, pool,
+                                                                                  distance)
 
 
 def _minutes(spans, seconds):
@@ -104,8 +134,9 @@ _mean = _ratio("mean over the events of all examples", lambda spans, _: spans.su
 
 def _recipe(benchmark):
     of_sound = {"vad": benchmark.detector.recipe} if benchmark.detector else {}
-    return RECIPE | of_sound | {"W1_s": "first Wasserstein distance to the truth's, all dialogues "
-                                "of the split together"}
+    several = {"pairs": "who had the floor, who gets it"} if benchmark.parties > 2 else {}
+    return RECIPE | of_sound | several | {
+        "W1_s": "first Wasserstein distance to the truth's, all dialogues of the split together"}
 
 
 _SHARED = {"family": "turn-taking", "score": _score, "recipe": _recipe,

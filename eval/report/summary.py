@@ -7,7 +7,7 @@ import numpy as np
 from eval.registry import Metric, all_metrics
 from eval.report import plots
 from eval.report.drawn import Drawn
-from eval.report.tables import cell, count, number, reported, shown, sources
+from eval.report.tables import cell, count, number, of_pairs, reported, shown, sources
 
 TITLES = {"codec": "codec alone", "shuffled": "another one", "mean": "mean frame"}
 TRUTH = "ground truth"
@@ -71,7 +71,21 @@ def _row(metric, split: str, results: dict, columns) -> str:
     words = html.escape(f"{metric.name} {metric.family} {metric.explanation}", quote=True)
     return (f"<tr data-item data-split='{html.escape(split)}' data-family='{metric.family}' "
             f"data-words='{words}'><th scope=row><b>{metric.name}</b><small>{meaning}</small></th>"
-            f"{cells}</tr>")
+            f"{cells}</tr>{_pairs(metric, split, results, len(columns))}")
+
+
+def _pairs(metric, split: str, results: dict, papers: int) -> str:
+    """A row for each pair of three or more speakers."""
+    variants = results["summary"][split]
+    rows = []
+    for pair, values in of_pairs([of.get(metric.name) for of in variants.values()]).items():
+        cells = "".join(f"<td{' class=model' if v in results['models'] else ''}>{number(x)}</td>"
+                        for v, x in zip(variants, values, strict=True))
+        rows.append(f"<tr data-item data-split='{html.escape(split)}' data-family='{metric.family}'"
+                    f" data-words='{html.escape(f'{metric.name} {pair}', quote=True)}'>"
+                    f"<th scope=row><small>{metric.name}, speaker {html.escape(pair)}</small></th>"
+                    f"{cells}{'<td class=published>-</td>' * papers}</tr>")
+    return "".join(rows)
 
 
 def _cell(entry) -> str:

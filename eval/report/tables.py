@@ -2,8 +2,9 @@
 
 import math
 import textwrap
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
+from eval.pooling import PAIRS
 from eval.registry import Metric, all_metrics
 
 COLUMNS = 120
@@ -38,6 +39,8 @@ def table(results: dict) -> str:
             entries = [variants[v].get(metric.name) for v in variants]
             cells = [cell(e).partition(" ")[0] if narrow else cell(e) for e in entries]
             lines.append(name + "".join(f"{c or '-':>{width}}" for c in (*cells, *theirs)))
+            lines += [f"    {pair:<32}" + "".join(f"{number(x):>{width}}" for x in values)
+                      for pair, values in of_pairs(entries).items()]
         for t in results["targets"].get(split, ()):
             lines.append(f"  target: {t['metric']} {t['target']}: "
                          f"{'met' if t['met'] else 'missed'} "
@@ -73,6 +76,13 @@ def shown(variants: dict[str, dict], lacking: Container[str] = ()) -> list[Metri
 def count(results: dict, split: str) -> int:
     """Examples of a split that were scored."""
     return sum(row["split"] == split for row in results["rows"])
+
+
+def of_pairs(entries: Sequence[dict | None]) -> dict[str, list[float | None]]:
+    """{pair of speakers: its value in each of the entries}, where entries have pairs."""
+    found = [(entry or {}).get(PAIRS, {}) for entry in entries]
+    return {pair: [of.get(pair, {}).get("value") for of in found]
+            for pair in sorted({pair for of in found for pair in of})}
 
 
 def number(value) -> str:

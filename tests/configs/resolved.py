@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import conversations
+from configs import conversations, tavid_quickstart
 from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,8 +40,7 @@ EXPERIMENTS = {
     "talker_two_stage": ("two", "single", "speech"),
     "tavid": ("", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker"),
     "tavid_mapper": ("",),
-    "tavid_quickstart": ("", "vae", "reader", "text", "acoustic", "appearance", "mapper", "motion",
-                         "temporal", "speaker"),
+    "tavid_quickstart": ("", *tavid_quickstart.VARIANTS),
     "vocoder": ("base", "full", "v2", "finetune"),
 }
 

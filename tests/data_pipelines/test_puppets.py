@@ -18,6 +18,7 @@ from data_pipelines.puppets import (
 )
 from data_pipelines.puppets.voice import speak, voice_of
 from data_pipelines.store import dataset as store
+from data_pipelines.store.columns import PREFIXES
 
 WHO = identities.identities(9, 0)
 ADA = WHO["ada"]
@@ -197,6 +198,52 @@ def test_dialogues_have_turns_overlaps_and_reacting_listeners():
             smile = face_code.INDEX["smile"]
             assert (with_it[0] - without[0])[at, smile].max() > 0.3
             assert (with_it[1] - without[1])[at, 1].max() > 0.05  # the quaternion's x: looking down
+
+
+@pytest.mark.parametrize("people", [3, 4])
+def test_more_than_two_take_turns(people):
+    """Each has spoken before anybody speaks again, nobody twice in a row or over oneself, and
+    whoever listens may answer."""
+    rng, who = np.random.default_rng(people), list(WHO.items())[:people]
+    talk = dialogue.converse(who, [text.opening(rng), *text.sentences(11, rng)], rng)
+    said = [e for e in talk.events if e["kind"] in ("turn", "backchannel")]
+    turns = [e["speaker"] for e in said if e["kind"] == "turn"]
+    assert set(turns[:people]) == set(range(people)) and len(turns) == 12
+    assert all(a != b for a, b in zip(turns[:-1], turns[1:], strict=True))
+    alternating = [turns[k % people] for k in range(12)]
+    assert turns != alternating, "who comes next is drawn"
+    assert len({len(c.audio) for c in talk.channels}) == 1 and len(talk.channels) == people
+    for s, channel in enumerate(talk.channels):
+        own = sorted((e["start"], e["end"]) for e in said if e["speaker"] == s)
+        assert all(a[1] <= b[0] for a, b in zip(own[:-1], own[1:], strict=True))
+        time = np.arange(len(channel.audio)) / espeak.SAMPLE_RATE
+        inside = np.any([(time >= a - 0.1) & (time < b + 0.1) for a, b in own], axis=0)
+        assert not channel.audio[~inside].any() and channel.audio[inside].any()
+    answered = {(e["speaker"], next(t["speaker"] for t in reversed(said) if t["kind"] == "turn"
+                                    and t["start"] <= e["start"])) for e in said
+                if e["kind"] == "backchannel"}
+    assert len(answered) > 2 and all(a != b for a, b in answered)
+
+
+def test_dialogues_of_three_are_written_from_every_side(tmp_path):
+    options = TINY | {"speakers": 4, "dialogues": 1, "people": 3, "sentences": 1}
+    build.prepare(tmp_path / "clips", seed=3, held_out=2, **options)
+    talks = store.open_dataset(tmp_path / "clips_dialogues")
+    for split in talks.splits:
+        sides = list(talks.source(split))
+        first = sides[0]
+        names = [first[f"{p}speaker"] for p in PREFIXES[:3]]
+        assert len(set(names)) == 3 and len(sides) == 3
+        assert (split == "test_speaker") == ("zoe" in names) == ("zoe2" in names)
+        for k, side in enumerate(sides):
+            order = [k, *(s for s in range(3) if s != k)]
+            assert [side[f"{p}speaker"] for p in PREFIXES[:3]] == [names[s] for s in order]
+            for name in ("audio", "face", "pose_z", "identity"):
+                for prefix, s in zip(PREFIXES, order, strict=False):
+                    np.testing.assert_array_equal(side[prefix + name], first[PREFIXES[s] + name])
+    assert "partner2_face" in talks.recipes and "partner3_face" not in talks.features
+    with pytest.raises(UserError, match="too many people.*--people.*at most 4, of 4 speakers.*5"):
+        build.prepare(tmp_path / "more", seed=3, **(options | {"people": 5, "turns": 9}))
 
 
 def test_renderer_shows_every_articulator_and_the_pose():

@@ -61,6 +61,7 @@ class Benchmark:
     common_frames: dict = {}  # of recipes: which frames are compared where lengths differ
     pooling_of_motion = "per clip, mean over clips"
     kept_truths = 128
+    parties = 1  # who speak in an example
     has_lips = False  # the face codes, or landmarks of the pictures, tell the lip aperture
     lip_recipe = lips.RECIPE
     reader: pictured.Reader | None = None  # of real faces

@@ -14,6 +14,7 @@ from avjax.signal import level, mel, resample
 from avjax.systems import api
 from avjax.systems.tavid.speaker import config as speaker_mapper
 from configs import tavid as full_size
+from configs import tavid_quickstart
 from data_pipelines import decode, extract
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common import painter
@@ -21,8 +22,48 @@ from data_pipelines.features.tavid import extract as tavid
 from data_pipelines.features.tavid import frozen_encoders, script
 from data_pipelines.features.tavid.tokenizer import DialogueTokenizer, marks
 from data_pipelines.loading import loader
-from data_pipelines.puppets import face_code, render
+from data_pipelines.puppets import build, face_code, render
+from data_pipelines.store import dataset as store
 from tests.data_pipelines.features.dialogues import OPTIONS, SIZE, UNITS, Averages, rows
+
+
+def test_dialogues_of_three_become_rows_of_every_part(tmp_path, monkeypatch):
+    """Text, sound and pictures of three, as the quickstart's parts for three read them."""
+    build.prepare(tmp_path / "clips", sentences=3, valid=1, test=1, speakers=4, held_out=3,
+                  dialogues=2, people=3, turns=4, seed=2, progress=False)
+    monkeypatch.setattr(frozen_encoders, "load_pictures", lambda path: Averages())
+    made = extract.extract(tmp_path / "clips_dialogues", tmp_path / "features", features="tavid",
+                           vae="a VAE", **OPTIONS)
+    assert made.splits == {"train": 2, "valid": 1, "test_speaker": 1}
+    records = rows(store.open_dataset(tmp_path / "clips_dialogues"), "train")
+    for name, row in rows(made, "train").items():
+        assert row["units"].shape == (2 * len(row["latents"]), 3)
+        assert set(row["turns"][:, 0]) == {0, 1, 2} == set(row["token_speaker"]) - {-1}
+        for s in range(3):
+            side = records[f"{name[:-1]}{s}"]
+            np.testing.assert_array_equal(row["identity"][s], side["identity"])
+            assert json.loads(row["speakers"])[s] == side["speaker"]
+            audio = level.normalised(side["audio"][:882 * len(row["latents"])]
+                                     / np.float32(32768), 22050)
+            np.testing.assert_allclose(row["mel"][:, s], mel.normalise(mel.log_mel(audio)),
+                                       atol=2e-4)
+    for part in ("text", "acoustic", "temporal", "mapper"):
+        config = tavid_quickstart.get_config(f"{part}-three").system
+        config.unlock()
+        units = config.mapper if "mapper" in config else config
+        units.num_units = UNITS
+        if part == "text":
+            config.vocab, config.filler = 99, -1
+        if part == "temporal":
+            config.latent_size, config.context = (SIZE // 8, SIZE // 8), 2
+        system, rng = api.build(config), np.random.default_rng(0)
+        for row in rows(made, "train").values():
+            built = system.rows.build([row], rng)
+            for name, spec in system.batch_spec.items():
+                assert built[name].shape == tuple(spec.shape[1:]), (part, name)
+            if part == "text":
+                assert set(built["token_speaker"][:int(built["tokens_length"])]) - {-1} <= {0, 1, 2}
+                assert (built["units"][:int(built["units_length"])] < UNITS).all()
 
 
 def test_columns_of_a_dialogue_share_one_clock(clips, features):
