@@ -83,6 +83,9 @@ class Optimizer(Section):
                                       "paths of parameters without weight decay.")
     frozen: tuple[str, ...] = field((), "Regular expressions of the paths of parameters that never "
                                     "change.")
+    frozen_dtype: str = field("float32", "How those of two axes and more are kept in memory and in "
+                              "checkpoints. bfloat16 halves them, and changes nothing that is "
+                              "computed in bfloat16.", choices=("float32", "bfloat16"))
     clip_norm: float = field(0.0, "Largest global norm of the gradients; 0 = off.", minimum=0)
     turn_rates: tuple[tuple[str, float], ...] = field(
         (), "Of a system that is updated in turns: (turn, factor of its learning rate).")

@@ -69,6 +69,8 @@ def get_config(part: str = ""):
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.05 if part == "speaker" else 0.01
     c.optimizer.frozen = frozen(part)
+    if part == "temporal":  # three quarters of the parameters, which it only reads
+        c.optimizer.frozen_dtype = "bfloat16"
     c.optimizer.clip_norm = 1.0
     c.optimizer.ema_decay = 0.999
 
@@ -98,7 +100,7 @@ def system(part: str):
     every.speaker.random_frame = False  # else each row reads all frames of a dialogue for one
     if part in visual.STAGES:
         every.visual.stage = part
-        every.visual.unet.remat = "layers"
+        every.visual.unet.remat = "parts" if part == "temporal" else "layers"
         every.visual.frames = 14 if part == "temporal" else 1
         return every.visual
     return every[part] if part else every

@@ -183,10 +183,21 @@ def saved_shapes(folder: Any) -> dict[str, tuple]:
 
 def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
     """Raises UserError when the checkpoint's arrays differ from `target`'s, naming the first one;
-    Broken, Unreadable."""
+    Broken, Unreadable.
+
+    Older checkpoints have averages of frozen parameters, too, which do not differ from them and are
+    not read. With `partial`, `target` has each parameter once, among "params" or "ema", and those
+    that were kept in 16 bits may be wanted in 32.
+    """
     saved = saved_shapes(folder)
     wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
-    found = saved if not partial else {k: v for k, v in saved.items() if k.split("/")[0] in target}
+    found = {name: shape for name, shape in saved.items() if name in wanted
+             or not name.startswith("ema/")}
+    if partial:
+        averaged = {f"params/{name[4:]}" for name in wanted if name.startswith("ema/")}
+        found = {name: (shape, wanted[name][1] if name in wanted and dtype == "bfloat16" else dtype)
+                 for name, (shape, dtype) in found.items() if name in wanted
+                 or name.startswith("params/") and name not in averaged}
     # Parameters first: they explain more than an optimiser state that differs as well.
     for name in sorted(wanted.keys() | found.keys(),
                        key=lambda n: (not n.startswith(("params", "ema")), n)):
@@ -211,13 +222,13 @@ def find_problem(folder: Any, target: Any) -> str:
     return ""
 
 
-def read_arrays(folder: Any, target: Any, *, partial: bool = False) -> Any:
-    """The state, with the shardings of `target`. With `partial` only the subtrees of `target`, and
-    for this process alone. Raises Broken, Unreadable."""
+def read_arrays(folder: Any, target: Any, *, alone: bool = False) -> Any:
+    """The arrays of `target`, with its shardings and types. With `alone`, for this process alone.
+    Raises Broken, Unreadable."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    with reading(folder), handler(alone=partial) as h:
+    with reading(folder), handler(alone=alone) as h:
         return h.restore(folder / "state", args=ocp.args.PyTreeRestore(
-            item=target, restore_args=restore_args, partial_restore=partial))
+            item=target, restore_args=restore_args, partial_restore=True))
 
 
 def resolve(path: Any, step: int | str | None = None) -> Any:

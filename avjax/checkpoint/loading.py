@@ -11,12 +11,13 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from avjax.checkpoint.files import (
     Broken,
@@ -66,10 +67,9 @@ def load(path: str | Path, system, which: str = "ema",
     for candidate in candidates:
         try:
             folder = local_copy(candidate)
-            has_ema = any(name.startswith("ema/") for name in saved_shapes(folder))
-            key = "ema" if which == "ema" and has_ema else "params"
+            saved = saved_shapes(folder) if which == "ema" else {}
             meta = read_meta(folder)
-            return _read_state(folder, {key: shapes})[key], with_step(meta, folder)
+            return _read_params(folder, shapes, saved), with_step(meta, folder)
         except Broken as error:
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", candidate, error)
@@ -102,17 +102,17 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
     except Broken as error:
         raise UserError("the checkpoint is broken", where=str(folder), found=str(error),
                         hint="use another checkpoint") from error
-    key = "ema" if any(name.startswith("ema/") for name in saved) else "params"
     leaves = dict(named_leaves(params))
     ours, theirs = (f"{prefix}/" if prefix else "" for prefix in (into, of))
     # our name -> the saved one
-    source = {n: f"{key}/{theirs}{n.removeprefix(ours)}" for n in leaves if n.startswith(ours)}
+    source = {n: saved_as(theirs + n.removeprefix(ours), saved)
+              for n in leaves if n.startswith(ours)}
     wanted = {n: leaves[n] for n, at in source.items()
               if at in saved and any(re.fullmatch(p, n) for p in include)}
     for name, leaf in wanted.items():
         if saved[source[name]][0] != leaf.shape:
             raise UserError("a parameter of another shape",
-                            where=f"{folder}, {source[name].removeprefix(key + '/')}",
+                            where=f"{folder}, {source[name].split('/', 1)[1]}",
                             expected=str(leaf.shape), found=str(saved[source[name]][0]),
                             hint="use the sizes it was trained with, or leave it out by "
                             "config.train.init_include")
@@ -121,22 +121,17 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
                         expected=", ".join(f"{theirs}{p}" for p in include),
                         found=", ".join(list(saved)[:3]) + ", ...",
                         hint="check config.train.init_from, init_parts and init_include")
-    target: dict = {}
-    for name, leaf in wanted.items():
-        node = target
-        *parents, last = source[name].removeprefix(f"{key}/").split("/")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    target = unflatten_dict({
+        source[name]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in wanted.items()}, sep="/")
     with reader(alone=False) as r:
-        target = {key: target}
         loaded = r.restore(folder / "state", args=ocp.args.PyTreeRestore(
             item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True))
-    values = dict(named_leaves(loaded[key]))
+    values = dict(named_leaves(loaded))
     flat, tree = jax.tree_util.tree_flatten(params)
     params = jax.tree_util.tree_unflatten(tree, [
-        values[source[name].removeprefix(f"{key}/")] if name in wanted else x
+        values[source[name]] if name in wanted else x
         for name, x in zip(leaves, flat, strict=True)])
     fresh = [name for name in source if name not in wanted]
     note = (f"warm start: {len(wanted)} of {len(source)} parameters "
@@ -160,11 +155,20 @@ def with_step(meta: dict, folder: Any) -> dict:
     return meta | ({"step": int(folder.name)} if folder.name.isdigit() else {})
 
 
-def _read_state(folder: Any, target: Any) -> Any:
-    """Part of a checkpoint, for this process alone."""
+def saved_as(name: str, saved: Container[str]) -> str:
+    """Where a parameter's average is among the names `saved`, or the parameter if it has none."""
+    return f"ema/{name}" if f"ema/{name}" in saved else f"params/{name}"
+
+
+def _read_params(folder: Any, shapes: Any, saved: Container[str]) -> Any:
+    """The parameters of a checkpoint, averages where they are in `saved`, for this process
+    alone."""
     verify(folder)
+    target = unflatten_dict({saved_as(name, saved): x
+                             for name, x in flatten_dict(shapes, sep="/").items()}, sep="/")
     check_same_model(folder, target, partial=True)
-    return read_arrays(folder, target, partial=True)
+    found = flatten_dict(read_arrays(folder, target, alone=True), sep="/")
+    return unflatten_dict({name.split("/", 1)[1]: x for name, x in found.items()}, sep="/")
 
 
 def local_copy(folder: Any) -> Any:

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from avjax.sharding.activations import num_shards
+
 NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
-BLOCK = 512  # queries of a block in the cross kernel "blocked"
+BLOCKS = (512, 256, 128, 64, 32)  # queries of a block in the cross kernel "blocked"
+SCORES = 2**27  # that a device makes at once there, unless that takes less than the smallest block
 HEAD_BLOCK = 256  # queries of a block in `attend_by_head`
 CUDNN_WIDTH = 128  # widest head of the fused kernel
 LARGE = 2**22  # scores of one head and row beyond which they are not all kept
@@ -152,10 +155,13 @@ def cross_dense(q_BTHK, k_BSHK, v_BSHK, lengths_B):
 
 
 def cross_blocked(q_BTHK, k_BSHK, v_BSHK, lengths_B):
-    """`cross_dense` for BLOCK queries at a time, recomputed in the backward pass: memory linear in
-    T."""
+    """`cross_dense` for a block of queries at a time, recomputed in the backward pass: memory
+    linear in T."""
     T = q_BTHK.shape[1]
-    q_NBQHK = rearrange(q_BTHK, "B (N Q) H K -> N B Q H K", Q=BLOCK if T % BLOCK == 0 else T)
+    of_query = scores_of_query(q_BTHK, k_BSHK.shape[1])
+    fitting = [Q for Q in BLOCKS if T % Q == 0]
+    size = next((Q for Q in fitting if Q * of_query <= SCORES), min(fitting, default=T))
+    q_NBQHK = rearrange(q_BTHK, "B (N Q) H K -> N B Q H K", Q=size)
     one = jax.checkpoint(lambda q: cross_dense(q, k_BSHK, v_BSHK, lengths_B))
     return rearrange(jax.lax.map(one, q_NBQHK), "N B Q H K -> B (N Q) H K")
 
@@ -167,6 +173,11 @@ def cross_cudnn(q_BTHK, k_BSHK, v_BSHK, lengths_B):
                                         implementation="cudnn")
 
 
+def scores_of_query(q_BTHK, keys: int) -> int:
+    """How many scores a device makes for one query of every head and row."""
+    return -(-q_BTHK.shape[0] // num_shards("batch")) * q_BTHK.shape[2] * keys
+
+
 def cross_kernel(q_BTHK, keys: int) -> str:
     """The cross kernel for a size on this machine."""
     queries, width = q_BTHK.shape[1], q_BTHK.shape[3]
@@ -174,7 +185,8 @@ def cross_kernel(q_BTHK, keys: int) -> str:
             and keys >= 64)
     if jax.default_backend() == "gpu" and fits:
         return "cudnn"
-    return "blocked" if queries * keys > LARGE and queries % BLOCK == 0 else "dense"
+    large = queries * keys > LARGE or queries * scores_of_query(q_BTHK, keys) > SCORES
+    return "blocked" if large and queries % min(BLOCKS) == 0 else "dense"
 
 
 KERNELS = {"dense": dense, "banded": banded}

@@ -35,6 +35,7 @@ class Optimizer:
       transform: maps gradients to a direction.
       schedule: learning rate by step.
       trainable: tree of bool like the parameters.
+      frozen_dtype: of frozen parameters of two axes and more, in the state.
       turns: of a system with turns, the transform of each by name; `transform` then makes the
         states of all, and updates none.
       rates: {turn: factor of the learning rate}; 1 where it is not named.
@@ -43,6 +44,7 @@ class Optimizer:
     transform: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     trainable: Any
+    frozen_dtype: str = "float32"
     turns: Mapping[str, optax.GradientTransformation] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -109,12 +111,13 @@ def make_optimizer(config, total_steps: int, params: Any, turns: Sequence[Turn] 
                         or "none: this system is updated at once")
     schedule = make_schedule(config, total_steps)
     if not turns:
-        return Optimizer(_transform(config, params, trainable), schedule, trainable)
+        return Optimizer(_transform(config, params, trainable), schedule, trainable,
+                         config.frozen_dtype)
     by_turn = {turn.name: _by_group(config, turn.groups, params, trainable) for turn in turns}
     together = optax.GradientTransformation(
         lambda params: {turn.name: by_turn[turn.name].init({g: params[g] for g in turn.groups})
                         for turn in turns}, optax.identity().update)
-    return Optimizer(together, schedule, trainable, by_turn, rates)
+    return Optimizer(together, schedule, trainable, config.frozen_dtype, by_turn, rates)
 
 
 def _by_group(config, groups, params, trainable) -> optax.GradientTransformation:

@@ -5,8 +5,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from avjax.checkpoint.checkpoints import Checkpoints, warm_start
@@ -16,7 +14,7 @@ from avjax.hosts import environment
 from avjax.sharding.mesh import check_batch
 from avjax.training.optimizer import Optimizer
 from avjax.training.phases import PhaseTimer
-from avjax.training.state import State, init_state
+from avjax.training.state import State, init_state, new_average
 
 
 @dataclasses.dataclass
@@ -96,6 +94,6 @@ def _new_state(config, system, optimizer: Optimizer, mesh: Mesh, notes: list[str
         params, note = warm_start(params, path, include=t.init_include, into=into, of=of)
         notes.append(note)
     if notes and ema:
-        state["ema"] = jax.tree.map(jnp.copy, params)
+        state["ema"] = new_average(params, optimizer)
     state["params"] = params
     return state

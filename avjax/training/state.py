@@ -1,10 +1,14 @@
-"""The training state: a plain dict {step, params, opt_state, ema}; "ema" is absent when the average
-is off."""
+"""The training state: a plain dict {step, params, opt_state, ema}.
+
+"ema" has the trainable parameters only, and is absent when the average is off. Frozen matrices are
+kept in config.optimizer.frozen_dtype.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from avjax.sharding.mesh import batch_shardings, replicated
@@ -20,19 +24,40 @@ def abstract_params(system) -> Any:
     return jax.eval_shape(system.init, jax.random.key(0))
 
 
+def trainable_part(params: Any, optimizer: Optimizer) -> Any:
+    """The part of a tree like the parameters' that training changes."""
+    flat, changes = flatten_dict(params), flatten_dict(optimizer.trainable)
+    return unflatten_dict({path: x for path, x in flat.items() if changes[path]})
+
+
+def stored(params: Any, optimizer: Optimizer) -> Any:
+    """Parameters as the state keeps them: frozen ones of two axes and more in
+    `optimizer.frozen_dtype`."""
+    def cast(x, train):
+        return x if train or x.ndim < 2 else x.astype(optimizer.frozen_dtype)
+
+    return jax.tree.map(cast, params, optimizer.trainable)
+
+
+def new_average(params: Any, optimizer: Optimizer) -> Any:
+    """The moving average before the first step. A copy: the step donates the state, and one buffer
+    cannot be given away twice."""
+    return jax.tree.map(jnp.copy, trainable_part(params, optimizer))
+
+
 def _new_state(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
-    params = system.init(jax.random.key(seed))
+    params = stored(system.init(jax.random.key(seed)), optimizer)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
-    # A copy: the step donates the state, and one buffer cannot be given away twice.
-    return state | ({"ema": jax.tree.map(jnp.copy, params)} if ema else {})
+    return state | ({"ema": new_average(params, optimizer)} if ema else {})
 
 
 def state_shapes(params, optimizer: Optimizer, *, ema: bool) -> State:
-    """Shapes of what `init_state` returns, without shardings, from those of the parameters."""
+    """Shapes of what `init_state` returns, without shardings, from those of `init`'s parameters."""
+    params = jax.eval_shape(lambda p: stored(p, optimizer), params)
     state = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params,
              "opt_state": jax.eval_shape(optimizer.transform.init, params)}
-    return state | ({"ema": params} if ema else {})
+    return state | ({"ema": trainable_part(params, optimizer)} if ema else {})
 
 
 def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
@@ -42,7 +67,9 @@ def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
     shardings = {"step": replicated(mesh), "params": places,
                  "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
     if "ema" in shapes:
-        shardings["ema"] = places
+        flat = flatten_dict(places)
+        shardings["ema"] = unflatten_dict({path: flat[path]
+                                           for path in flatten_dict(shapes["ema"])})
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                         shapes, shardings)
 
@@ -74,5 +101,6 @@ def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool
 
 
 def evaluation_params(state: State) -> Any:
-    """The parameters for evaluation and generation: the average when there is one."""
-    return state.get("ema", state["params"])
+    """The parameters for evaluation and generation: the average when there is one, and what is
+    frozen."""
+    return unflatten_dict(flatten_dict(state["params"]) | flatten_dict(state.get("ema", {})))

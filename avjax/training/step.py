@@ -21,7 +21,7 @@ from avjax.systems import api
 from avjax.training.flops import barriers, count_flops, flops_of, live, without_remat
 from avjax.training.gradients import TurnGradients, make_gradients
 from avjax.training.optimizer import Optimizer, ema_decay_at
-from avjax.training.state import State
+from avjax.training.state import State, trainable_part
 
 TrainStep = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
@@ -44,8 +44,8 @@ def make_train_step(system, optimizer: Optimizer, *, seed: int, accumulate: int 
         new = {"params": params, "opt_state": opt_state}
         if "ema" in state:
             decay = ema_decay_at(ema_decay, step)
-            new["ema"] = _each(lambda e, p: decay * e + (1 - decay) * p, optimizer.trainable,
-                               state["ema"], params)
+            new["ema"] = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"],
+                                      trainable_part(params, optimizer))
         metrics = metrics | {"learning_rate": optimizer.schedule(step)}
         if guard:
             watched = [v for k, v in metrics.items() if k == "loss"

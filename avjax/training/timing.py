@@ -13,7 +13,7 @@ from avjax.systems.benchmarking import Case, Compiled, Driven, Plan, TrainStep, 
 from avjax.training.flops import count_flops
 from avjax.training.memory import bytes_of, peak_bytes
 from avjax.training.optimizer import make_optimizer
-from avjax.training.state import abstract_params, abstract_state, init_state
+from avjax.training.state import abstract_params, abstract_state, init_state, state_shapes
 from avjax.training.step import CompiledStep, make_gradients, plain_step, step_of
 
 
@@ -103,6 +103,7 @@ def plan_rows(plan: Plan, config) -> list[dict]:
     system, batch = plan.system, plan.batch
     params = abstract_params(system)
     optimizer = make_optimizer(config.optimizer, config.train.steps, params, system.turns)
+    params = state_shapes(params, optimizer, ema=False)["params"]
     gradients = make_gradients(system, optimizer, accumulate=config.optimizer.accumulate)
     leaves, trains = jax.tree.leaves(params), jax.tree.leaves(optimizer.trainable)
     trained = [x for x, train in zip(leaves, trains, strict=True) if train]
@@ -117,15 +118,14 @@ def plan_rows(plan: Plan, config) -> list[dict]:
     moments = jax.eval_shape(optimizer.transform.init, params)
     parts = {"trainable parameters": bytes_of(trained), "frozen parameters": bytes_of(frozen),
              "optimizer state": bytes_of(moments),
-             "moving average": bytes_of(leaves) if config.optimizer.ema_decay else 0,
+             "moving average": bytes_of(trained) if config.optimizer.ema_decay else 0,
              "batch": bytes_of(batch),
              "activations and gradients": peak_bytes(step, params, batch, key)}
     everything = sum(parts.values())
     rows = [("step", count_flops(step, params, batch, key) / 1e12, "TFLOP"),
             ("parameters", sum(x.size for x in leaves) / 1e9, "billion"),
             *((name, size / 1e9, "GB") for name, size in parts.items()),
-            ("all bytes", everything / 1e9, "GB"),
-            ("with frozen parameters in 16 bits", (everything - bytes_of(frozen) / 2) / 1e9, "GB")]
+            ("all bytes", everything / 1e9, "GB")]
     for name, (work, units) in plan.more.items():
         rows += [(f"{name}: a frame", count((work,)) / units / 1e12, "TFLOP"),
                  (f"{name}: all bytes", (bytes_of(work.arguments[0])

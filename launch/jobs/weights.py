@@ -24,7 +24,7 @@ from avjax.sharding.rules import named_leaves
 from avjax.storage import atomic
 from avjax.systems import api, registry
 from avjax.training.optimizer import make_optimizer
-from avjax.training.state import abstract_params, abstract_state
+from avjax.training.state import abstract_params, abstract_state, trainable_part
 from avjax.weights.names import PREFIXED, Unlike, check_arrays
 from avjax.weights.plain_pickle import Foreign
 from avjax.weights.published import Published
@@ -222,8 +222,9 @@ def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
         def put(value, place):
             return jax.device_put(np.asarray(value, place.dtype), place.sharding)
 
-        state = {key: jax.tree.map(put, params, target[key])
-                 for key in ("params", "ema") if key in target}
+        state = {"params": jax.tree.map(put, params, target["params"])}
+        if "ema" in target:
+            state["ema"] = jax.tree.map(put, trainable_part(params, optimizer), target["ema"])
         places = jax.tree.map(lambda x: x.sharding, target["opt_state"])
         state["opt_state"] = jax.jit(optimizer.transform.init,
                                      out_shardings=places)(state["params"])

@@ -170,6 +170,11 @@ def test_a_stage_trains_its_own_and_pays_for_no_more():
     moved = {n for n, g in named_leaves(grads) if np.abs(g).max() > 0}
     assert moved == {n for (n, _), train in zip(named_leaves(grads), jax.tree.leaves(trainable),
                                                 strict=True) if train}
+    again = make_gradients(build(small(stage, **{"unet.remat": "parts"})), optimizer(stage, params))
+    _, _, same = jax.device_get(jax.jit(again)(params, batch, key))
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest),
+                 same, grads)
 
 
 def test_dropped_conditions_leave_no_trace_and_the_loss_is_the_papers():

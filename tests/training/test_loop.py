@@ -3,10 +3,14 @@ import signal
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from avjax.checkpoint import checkpoints
+from avjax.checkpoint.checkpoints import Checkpoints
+from avjax.checkpoint.files import saved_shapes
+from avjax.checkpoint.loading import load_params
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves
@@ -283,6 +287,42 @@ def test_warm_start_takes_what_is_asked_and_resumes_from_its_own(tmp_path):
     # not read again
     again = run(tmp_path / "stage2", **settings | {"train.steps": 7, "train.init_from": "nowhere"})
     assert again.step == 7
+
+
+def test_frozen_parameters_have_no_average_and_may_be_kept_in_16_bits(tmp_path):
+    settings = {"optimizer.ema_decay": 0.5, "optimizer.frozen": ("hidden/.*",),
+                "optimizer.frozen_dtype": "bfloat16"}
+    whole = run(tmp_path / "a", **settings)
+    dtypes = {name: x.dtype for name, x in named_leaves(whole.state["params"])}
+    assert dtypes.pop("hidden/kernel") == jnp.bfloat16 and set(dtypes.values()) == {np.dtype("float32")}
+    assert {name for name, _ in named_leaves(whole.state["ema"])} == {"out/kernel", "out/bias",
+                                                                     "scale"}
+    run(tmp_path / "b", **settings | {"train.steps": 3})
+    assert_same(whole.state, run(tmp_path / "b", **settings).state)
+
+    # generation and a warm start read averages and frozen parameters, in 32 bits
+    expected = whole.state["params"] | whole.state["ema"]
+    expected["hidden"] = jax.tree.map(lambda x: x.astype(jnp.float32), expected["hidden"])
+    assert_same(load_params(tmp_path / "a", toy.ToySystem()), expected)
+    warm = run(tmp_path / "c", **{"train.init_from": str(tmp_path / "a"), "train.steps": 0})
+    assert_same(warm.state["params"], expected)
+
+
+def test_a_checkpoint_that_averages_frozen_parameters_too_is_resumed(tmp_path, monkeypatch):
+    """As they were saved before the average was of trainable ones alone."""
+    settings = {"optimizer.ema_decay": 0.5, "optimizer.frozen": ("hidden/.*",)}
+    whole = run(tmp_path / "a", **settings)
+    before = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, state, *args, **kw: before(
+        self, step, state | {"ema": {"hidden": state["params"]["hidden"]} | state["ema"]},
+        *args, **kw))
+    run(tmp_path / "b", **settings | {"train.steps": 3})
+    monkeypatch.undo()
+    assert "ema/hidden/kernel" in saved_shapes(tmp_path / "b" / "checkpoints" / "3")
+    resumed = run(tmp_path / "b", **settings)
+    assert_same(whole.state, resumed.state)
+    assert_same(load_params(tmp_path / "b", toy.ToySystem(), step=3)["hidden"],
+                whole.state["params"]["hidden"])
 
 
 def test_warm_start_of_a_part_from_the_subtree_of_another_job(tmp_path):

@@ -39,7 +39,9 @@ class UNet(Section):
     temporal_length: int = field(32, "Frames that the temporal transformers have positions for.",
                                  minimum=1)
     motion_frames: int = field(2, "Earlier frames that a clip continues.", minimum=0)
-    remat: str = field("none", "What the backward pass recomputes.", choices=("none", "layers"))
+    remat: str = field("none", "What the backward pass recomputes: every layer of the nets, or its "
+                       "residual block and transformers one by one, which needs less at once.",
+                       choices=("none", "layers", "parts"))
     attention_kernel: str = field("auto", "See avjax.nn.attention.",
                                   choices=("auto", "dense", "blocked", "cudnn"))
 

@@ -103,19 +103,25 @@ class Layer(nn.Module):
         c, p = self.config, self.plan
         time = 4 * c.channels[0]
         kw = dict(heads=c.heads, dtype=self.dtype, kernel=c.attention_kernel)
-        first = Resnet(p.width, p.in_width, c.groups, EPS, time, self.dtype)
+
+        def part(cls, *static):
+            return nn.remat(cls, static_argnums=static) if c.remat == "parts" else cls
+
+        resnet = part(Resnet)
+        first = resnet(p.width, p.in_width, c.groups, EPS, time, self.dtype)
         if self.middle:
             self.resnet_0 = first
-            self.resnet_1 = Resnet(p.width, p.width, c.groups, EPS, time, self.dtype)
+            self.resnet_1 = resnet(p.width, p.width, c.groups, EPS, time, self.dtype)
         else:
             self.resnet = first
         if p.attention:
-            self.spatial = SpatialTransformer(p.width, groups=c.groups, face_width=c.face_dim, **kw)
-            self.motion = MotionTransformer(p.width, p.motion_width, groups=c.groups,
-                                            token_width=c.motion_dim,
-                                            regions=tuple(c.regions), **kw)
-        self.temporal = TemporalTransformer(p.width, c.heads, c.temporal_groups, c.temporal_length,
-                                            self.dtype)
+            self.spatial = part(SpatialTransformer, 5)(p.width, groups=c.groups,
+                                                       face_width=c.face_dim, **kw)
+            self.motion = part(MotionTransformer)(p.width, p.motion_width, groups=c.groups,
+                                                  token_width=c.motion_dim,
+                                                  regions=tuple(c.regions), **kw)
+        self.temporal = part(TemporalTransformer, 2)(p.width, c.heads, c.temporal_groups,
+                                                     c.temporal_length, self.dtype)
 
     def __call__(self, x_NhwC, bank_BRTC, mask_NTR, given: Conditions, mode: Mode):
         """`bank_BRTC`: what the reference net wrote in this layer; `mask_NTR`: each region's weight

@@ -75,7 +75,7 @@ class ReferenceNet(nn.Module):
         down, mid, up = plan(c)
 
         def make(cls):
-            cls = nn.remat(cls) if c.remat == "layers" else cls
+            cls = nn.remat(cls) if c.remat != "none" else cls
             return lambda p: cls(p, c, self.dtype)
 
         self.time = TimeEmbedding(c.channels[0], self.dtype)

@@ -9,7 +9,7 @@ its time embedding, its resizing.
     latent_dim 4, face_dim 768, motion_dim 768   channels of latents, face tokens, motion tokens
     regions ("full", "face", "lip")       one motion cross-attention each
     temporal_groups 32, temporal_length 32, motion_frames 2
-    remat "none" | "layers"               what the backward pass makes again
+    remat "none" | "layers" | "parts"     what the backward pass makes again
     attention_kernel "auto"               see avjax.nn.attention
 """
 
