@@ -294,7 +294,8 @@ def test_frozen_parameters_have_no_average_and_may_be_kept_in_16_bits(tmp_path):
                 "optimizer.frozen_dtype": "bfloat16"}
     whole = run(tmp_path / "a", **settings)
     dtypes = {name: x.dtype for name, x in named_leaves(whole.state["params"])}
-    assert dtypes.pop("hidden/kernel") == jnp.bfloat16 and set(dtypes.values()) == {np.dtype("float32")}
+    assert dtypes.pop("hidden/kernel") == jnp.bfloat16
+    assert set(dtypes.values()) == {np.dtype("float32")}
     assert {name for name, _ in named_leaves(whole.state["ema"])} == {"out/kernel", "out/bias",
                                                                      "scale"}
     run(tmp_path / "b", **settings | {"train.steps": 3})

@@ -9,8 +9,8 @@ counts coefficient 0, too; `dtw_sl` the same times the longer length over the sh
 by frame, with silence behind the shorter waveform.
 
 WORLD's envelope is a power, and pymcd hands it to an analysis that expects amplitudes. So its
-cepstra are twice those of the usual definition where the floor of 1e-8 of the squared power does not
-hide them, and with coefficient 0 counted loudness alone is a distortion: 7.2 dB for half the
+cepstra are twice those of the usual definition where the floor of 1e-8 of the squared power does
+not hide them, and with coefficient 0 counted loudness alone is a distortion: 7.2 dB for half the
 amplitude. That is the scale that the package's users print, and it is kept.
 Suffixes: N samples, T and U frames, K frequency bins, C coefficients, L pairs.
 """
