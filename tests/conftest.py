@@ -38,7 +38,7 @@ flags.FLAGS.mark_as_parsed()
 # Files of few tests that take long, in seconds; of others a test is about one, a slow one eight.
 LONG = {"tests/systems/test_contract.py": 100, "tests/sharding/test_mesh_systems.py": 85,
         "tests/planning/test_planner.py": 65, "tests/training/test_exact_resume.py": 60,
-        "tests/test_fourth_system.py": 60}
+        "tests/test_fourth_system.py": 60, "tests/systems/test_vocoder_golden.py": 35}
 
 
 def pytest_configure(config):

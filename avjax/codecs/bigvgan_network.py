@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -139,10 +140,11 @@ def ended(x_BTC, end):
     return x_BTC if end is None else x_BTC * (jnp.arange(x_BTC.shape[1]) < end)[:, None]
 
 
+@jax.jit
 def activation(x_BMC, frequency_C, amplitude_C, end=None):
     """The activation at twice the rate and back, of a signal that is `edged` -> (B, T, C), zeros
     from `end` on. Barriers keep XLA from computing the inner signals anew for every tap that reads
-    them."""
+    them. The jit is for tracing: the network has a hundred of them in a dozen shapes."""
     taps = [float(tap) for tap in kaiser_sinc()]
     T = x_BMC.shape[1] - 2 * MARGIN
 

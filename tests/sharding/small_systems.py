@@ -155,7 +155,7 @@ def mapper_small() -> Small:
 
 
 def visual_small() -> Small:
-    """Stage temporal: eight frames, 64 positions."""
+    """Stage temporal: eight frames, 32 positions."""
     c = visual.base()
     c.stage = "temporal"
     c.unet.update(dict(channels=(32,), layers=1, heads=8, groups=8, attention_levels=(True,),
@@ -163,7 +163,7 @@ def visual_small() -> Small:
                        temporal_groups=8, temporal_length=16))
     c.mapper.update(dict(num_units=30, unit_dim=16, d_model=32, num_blocks=1, num_heads=8, band=3,
                          tokens=2, token_dim=32))
-    c.update(dict(latent_size=(8, 8), face_width=16, face_tokens=2, frames=8, context=4, clip=8,
+    c.update(dict(latent_size=(4, 8), face_width=16, face_tokens=2, frames=8, context=4, clip=8,
                   moving_weight=1.0))
     system = api.build(c)
     rng, batch = normal(system)
@@ -172,7 +172,7 @@ def visual_small() -> Small:
               "frame": np.sort(rng.integers(0, 12, (B, 8)), axis=1).astype(np.int32)}
     # of four layers what the reference net wrote of three pictures, and on the way back again
     # (three fill four on two devices); the gradient of the motion tokens
-    return Small(system, batch, lambda rows: rows * FLOAT * (4 * (3 + 4) * 64 * 32 + 8 * 10 * 32))
+    return Small(system, batch, lambda rows: rows * FLOAT * (4 * (3 + 4) * 32 * 32 + 8 * 10 * 32))
 
 
 SYSTEMS = {"avflow": avflow_small, "avflow.text": text_tokens_small, "talker": talker_small,

@@ -73,9 +73,10 @@ def test_every_system_is_found_and_misspelt_names_get_the_nearest():
 def test_one_sharding_rule_a_parameter_in_every_preset(name):
     mesh, found = make_mesh({"data": 1}, jax.devices()[:1]), presets(name)
     assert found
-    for config in (tiny.CONFIGS[name](), *tiny.variants(name), *found):
-        system = api.build(config)
-        shapes = jax.eval_shape(system.init, jax.random.key(0))
+    others = [api.build(config) for config in (*tiny.variants(name), *found)]
+    for system in (tiny.system(name), *others):
+        shapes = (tiny.shapes(name) if system is tiny.system(name) else
+                  jax.eval_shape(system.init, jax.random.key(0)))
         assert {x.dtype for x in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
         param_shardings(shapes, system.param_rules, mesh)  # raises unless just one matches
 

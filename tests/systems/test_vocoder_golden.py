@@ -53,20 +53,24 @@ def compiled(config, name):
     def judge(params, x):
         return discriminators.judge(name, config, params, x)
 
+    def values(answers, features):
+        """Losses that judge both sounds; the true sound's features are what others should match."""
+        (true, made), (wanted, found) = halves(answers), halves(features)
+        return (losses.telling(true, made), losses.fooling(made),
+                2 * losses.matching(jax.lax.stop_gradient(wanted), found))
+
+    def halves(arrays):
+        return [[jnp.split(x, 2)[i] for x in arrays] if isinstance(arrays[0], jax.Array) else
+                [[jnp.split(x, 2)[i] for x in inner] for inner in arrays] for i in (0, 1)]
+
     def everything(params, real, made):
-        def telling(params):
-            true, found = judge(params, real), judge(params, made)
-            return losses.telling(true[0], found[0]), (true, found)
-
-        (told, (true, found)), grads = jax.value_and_grad(telling, has_aux=True)(params)
-
-        def of_made(x):
-            answers, features = judge(params, x)
-            return jnp.stack([losses.fooling(answers), 2 * losses.matching(true[1], features)])
-
-        values, pull_back = jax.vjp(of_made, made)
-        by_answers, by_features = jax.vmap(pull_back)(jnp.eye(2))[0]
-        return {"disc_loss": told, "gen_loss": values[0], "fm_loss": values[1]}, true, found, (
+        (answers, features), judged = jax.vjp(judge, params, jnp.concatenate([real, made]))
+        (told, fooled, matched), valued = jax.vjp(values, answers, features)
+        grads, _ = judged(valued(tuple(jnp.eye(3)[0])))
+        _, of_sounds = jax.vmap(lambda by: judged(valued(tuple(by))))(jnp.eye(3)[1:])
+        by_answers, by_features = of_sounds[:, len(real):]
+        found = zip(halves(answers), halves(features), strict=True)
+        return {"disc_loss": told, "gen_loss": fooled, "fm_loss": matched}, *found, (
             by_answers, by_features), grads
 
     return jax.jit(everything)

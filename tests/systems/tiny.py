@@ -118,6 +118,12 @@ def system(name: str) -> api.System:
 
 
 @functools.cache
+def shapes(name: str):
+    """Of the tiny system's parameters."""
+    return jax.eval_shape(system(name).init, jax.random.key(0))
+
+
+@functools.cache
 def params(name: str):
     """Random parameters: fresh ones have closed gates, through which nothing shows."""
     rng = np.random.default_rng(0)
@@ -126,8 +132,7 @@ def params(name: str):
         noise = 0.2 * rng.standard_normal(x.shape).astype(np.float32)
         return 1 + noise if path[-1].key == "scale" else noise
 
-    return jax.tree_util.tree_map_with_path(
-        one, jax.eval_shape(system(name).init, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(one, shapes(name))
 
 
 def example(name: str, frames: int, seed: int = 0) -> dict[str, np.ndarray]:
