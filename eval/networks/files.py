@@ -50,6 +50,7 @@ TABLE: dict[str, Network] = {
                          "pictures.inception"),
     "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT",
                    "pictures.i3d"),
+    "smirk": Network(("SMIRK_em1.pt",), "github.com/georgeretsi/smirk", "MIT", "pictures.smirk"),
     "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
                            "the repository's LICENSE", "speech.wavlm_ecapa"),
