@@ -42,6 +42,7 @@ class Network:
 
 
 DNS_CHALLENGE = "pip install 'avjax[dnsmos]'; github.com/microsoft/DNS-Challenge, DNSMOS"
+WHISPERS = ("large-v3", "large-v3-turbo", "medium", "small", "base", "tiny")
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
@@ -63,6 +64,10 @@ TABLE: dict[str, Network] = {
                             "download.pytorch.org/torchaudio/models; "
                             "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
                             "speech.wav2vec2_ctc"),
+    "whisper": Network(tuple(f"whisper-{size}/model.safetensors" for size in WHISPERS),
+                       "with config.json, generation_config.json and tokenizer.json beside it; "
+                       "huggingface.co/openai", "Apache-2.0 (large-v3), MIT (large-v3-turbo)",
+                       "speech.whisper"),
     "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0",
                     "speech.ge2e", "resemblyzer"),
     "dnsmos": Network(("speechmos/dnsmos_models/sig_bak_ovr.onnx", "sig_bak_ovr.onnx"),

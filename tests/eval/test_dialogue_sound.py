@@ -59,6 +59,14 @@ class Networks:
     ge2e = wavlm_ecapa
 
     @staticmethod
+    def dnsmos(wave_N, rate):
+        return dict.fromkeys(("SIG", "BAK", "OVRL"), 3.0) if wave_N.any() else None
+
+    @staticmethod
+    def dnsmos_p808(wave_N, rate):
+        return 3.0 if wave_N.any() else None
+
+    @staticmethod
     def voxsim(one_N, other_N, rate):
         return 6.0 if one_N.any() and other_N.any() else None
 
@@ -81,6 +89,8 @@ class Networks:
         @staticmethod
         def normalised(text):
             return text.lower()
+
+    whisper = wav2vec2_ctc
 
 
 @pytest.fixture(scope="module")
