@@ -13,7 +13,7 @@ from eval.benchmarks import dialogue
 from eval.benchmarks.common import speakers
 from eval.data.conversations import Conversation
 from eval.networks.files import TABLE
-from eval.networks.speech import wav2vec2_ctc
+from eval.networks.speech import wav2vec2_ctc, whisper
 from tests.eval import test_dialogue_benchmark as toy
 from tests.eval import toys
 
@@ -150,7 +150,8 @@ def test_what_has_its_own_timing_or_is_long_is_not_warped(dataset, monkeypatch):
 
 
 def test_networks_judge_each_speaker(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(wav2vec2_ctc, "recipe", dict)
+    for recogniser in (wav2vec2_ctc, whisper):
+        monkeypatch.setattr(recogniser, "recipe", dict)
     bench = benchmark(dataset, networks=True)
     system = toy.ToySystem()
     results = toys.evaluate(bench, Generator(system, batch_size=2, seed=0), {"w": np.zeros(1)},

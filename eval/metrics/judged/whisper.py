@@ -6,7 +6,7 @@ beside the truth's own rate only."""
 from importlib.metadata import version
 
 from eval.metrics.intelligibility import declare_rates, rates
-from eval.networks.speech import wav2vec2_ctc, whisper
+from eval.networks.speech import whisper
 from eval.networks.speech.sound import RESAMPLER
 
 
@@ -22,8 +22,7 @@ def _score(case):
 
 def _recipe(benchmark, over: str):
     return {"implementation": "avjax eval.networks.speech.whisper 1", "jiwer": version("jiwer"),
-            **whisper.RECIPE, "normaliser": "Whisper's English",
-            wav2vec2_ctc.PACKAGE: version(wav2vec2_ctc.PACKAGE), **RESAMPLER, "pooling": over}
+            **whisper.recipe(), **RESAMPLER, "pooling": over}
 
 
 declare_rates("_whisper", "Whisper", _recipe, score=_score,

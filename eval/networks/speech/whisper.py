@@ -12,6 +12,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -28,8 +29,9 @@ from avjax.sharding.mesh import replicated
 from avjax.signal import whisper_mel
 from avjax.weights.reader import read_state_dict
 from eval.networks.speech import whisper_decoder as decoder
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import at_16khz, is_silent
-from eval.networks.speech.wav2vec2_ctc import normaliser
+from eval.networks.speech.wav2vec2_ctc import PACKAGE, normaliser
 
 START, END, PLAIN = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 LANGUAGE, TASK = "<|en|>", "<|transcribe|>"
@@ -140,13 +142,13 @@ class Words:
 
     Args:
       path: of model.safetensors, or its index.
-      mesh: windows are split over its data axes; None = one device.
+      mesh: windows are split over its data axes; None = `rows.devices`.
 
     Raises UserError: of another network, a file beside it is missing, or the normaliser's package.
     """
 
     def __init__(self, path, mesh: Mesh | None = None):
-        path, self._mesh = pathlib.Path(path), mesh or rows.one_device()
+        path, self._mesh = pathlib.Path(path), mesh or rows.devices()
         settings, state = _read(path.parent / SIZES), read_state_dict(path)
         params = {"encoder": import_encoder(state, str(path)),
                   "decoder": decoder.import_params(state, str(path))}
@@ -162,19 +164,21 @@ class Words:
         self._decoder = decoder.DecoderConfig(heads, positions)
         self._tokens = Tokens(path.parent, len(params["decoder"]["tokens"]))
         self._params = jax.device_put(params, replicated(self._mesh))
-        self.normalised = normaliser()
+        self._kept, self.normalised = Kept(self._made), normaliser()
 
     def __call__(self, wave_N: np.ndarray, rate: float) -> str:
         """Float samples at `rate` -> what is heard, normalised; "" of silence."""
-        return self.many([wave_N], rate)[0]
+        return self.normalised(self.spelled([wave_N], rate)[0])
 
-    def many(self, waves: Sequence[np.ndarray], rate: float) -> list[str]:
-        """The same of several, whose windows go together; none depends on the others."""
-        return [self.normalised(text) for text in self.spelled(waves, rate)]
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self.spelled(waves, rate)
 
     def spelled(self, waves: Sequence[np.ndarray], rate: float) -> list[str]:
-        """As `many`, as the tokens spell it."""
-        heard = [at_16khz(wave_N, rate) for wave_N in waves]
+        """What is heard in each of several, as the tokens spell it; their windows go together."""
+        return self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def _made(self, heard: list[np.ndarray]) -> list[str]:
         pieces = [[] if is_silent(x_N) else cut(x_N, self._encoder.window) for x_N in heard]
         function = functools.partial(
             _tokens, self._params, self._encoder, self._decoder, self._tokens.end,
@@ -203,6 +207,11 @@ def _tokens(params, encoder, config, end, prompt_L, barred_V, barred_first_V, wa
         return decoder.greedy(params["decoder"], config, encoded_BTD, jnp.asarray(prompt_L),
                               barred_V, barred_first_V, end,
                               min(config.positions // 2, config.positions - len(prompt_L)))
+
+
+def recipe() -> dict:
+    """How words are heard and normalised."""
+    return RECIPE | {"normaliser": "Whisper's English", PACKAGE: version(PACKAGE)}
 
 
 load = Words

@@ -14,6 +14,7 @@ from avjax.encoders import whisper as encoder
 from avjax.encoders.published.whisper import import_params as import_encoder
 from avjax.errors import UserError
 from avjax.sharding import rows
+from avjax.sharding.mesh import make_mesh
 from eval.metrics.judged import whisper as metrics
 from eval.networks.speech import whisper
 from eval.networks.speech import whisper_decoder as decoder
@@ -82,9 +83,11 @@ def test_what_is_heard_is_what_is_published_whatever_goes_together(recorded, wav
     assert words.spelled([waves[0], silent, waves[1]], 16000) == [expected[0], "", expected[1]]
     assert len(set(expected)) == 2 and words(waves[1], 16000) == expected[1].lower()
     monkeypatch.setattr(rows, "at_once", lambda rows: rows)
-    assert words.spelled(waves[::-1], 16000) == expected[::-1]
+    split = whisper.Words(tmp_path / "whisper-tiny" / "model.safetensors",
+                          make_mesh({"data": 2}, jax.devices()[:2]))
+    assert split.spelled(waves[::-1], 16000) == expected[::-1]
     monkeypatch.setattr(whisper, "cut", lambda wave_N, window: [waves[1], wave_N])
-    assert words.spelled([waves[0]], 16000) == [f"{expected[1]} {expected[0]}".strip()]
+    assert words._made([waves[0]]) == [f"{expected[1]} {expected[0]}".strip()]
 
 
 def test_openais_names_are_the_same_weights(recorded):
