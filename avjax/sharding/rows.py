@@ -21,6 +21,12 @@ def one_device() -> Mesh:
     return make_mesh({"data": 1}, jax.local_devices()[:1])
 
 
+def devices() -> Mesh:
+    """All of this process; on a CPU one, since its devices share the cores."""
+    found = jax.local_devices()
+    return make_mesh({"data": -1}, found[:1] if jax.default_backend() == "cpu" else found)
+
+
 def shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -149,6 +149,10 @@ class Benchmark(Base):
             out.discard("pictures")
         return out
 
+    def sounds(self, signals: Conversation) -> list[np.ndarray]:
+        """Of each speaker."""
+        return [speaker.waveform for speaker in signals.alone] if self.heard else []
+
     def recipe_of(self, metric):
         return super().recipe_of(metric) | (speakers.RECIPE if speakers.of_one(metric) else {})
 

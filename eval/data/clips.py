@@ -5,6 +5,7 @@ codes.
 """
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -129,11 +130,17 @@ class Signals:
     def expressions(self) -> list[signals.Expression]:
         """Lips, smile and eyes of every speaker, of whom there is one, read from the pictures;
         empty where no face is seen in them."""
-        decoder, reader = self.benchmark.decoder, self.benchmark.reader
-        if not reader or not decoder.has_motion(self.streams):
+        reader = self.benchmark.reader
+        if not reader or not self.benchmark.decoder.has_motion(self.streams):
             return []
-        found = reader(decoder.pictures(self.streams, speaker=self.speaker)[1])
+        found = reader(self.faces())
         return [] if found is None else [found]
+
+    def faces(self, size: int = 0) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 pictures that the face fills, made anew. size: that they would best
+        have, where they can be had in several."""
+        del size  # drawn as they are
+        return self.benchmark.decoder.pictures(self.streams, speaker=self.speaker)[1]
 
     @functools.cached_property
     def smile(self) -> np.ndarray:

@@ -4,7 +4,7 @@ Suffixes: S speakers, T frames at 25 Hz, M face code followed by pose, B mel ban
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -196,6 +196,11 @@ class Speaker:
     def waveform(self) -> np.ndarray:
         """Samples in [-1, 1] at the decoder's rate."""
         return self._all.channels[self._number]
+
+    def faces(self, size: int = 0) -> Iterator[np.ndarray]:
+        """See Signals.faces of clips."""
+        del size  # decoded as they are
+        return self._all.decoder.pictures(self.streams)[1]
 
     @functools.cached_property
     def transcript(self) -> str:

@@ -1,6 +1,7 @@
 """What is heard and seen in a recording: sound and pictures only, no streams of any system."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from avjax.errors import UserError
 from avjax.signal import mel
 from data_pipelines.media import faces
 from eval.data.clips import Signals
-from eval.data.recorded import OfClip, OfFiles
+from eval.data.recorded import FACE_SIZE, OfClip, OfFiles
 from eval.registry import AUDIO, MOTION
 
 FILM = "film"  # the only stream
@@ -68,12 +69,16 @@ class Film(Signals):
         if not reader or not self.has_motion or self._truth and not self._truth.expressions:
             return []
         try:
-            found = reader(self.recording.faces())
+            found = reader(self.faces())
         except faces.FaceError:
             if self._truth:
                 raise
             return []
         return [] if found is None else [found]
+
+    def faces(self, size: int = FACE_SIZE) -> Iterator[np.ndarray]:
+        """See Signals.faces; the face is followed whatever of the pictures counts."""
+        return self.recording.faces(size)
 
     @functools.cached_property
     def waveform(self) -> np.ndarray:

@@ -111,13 +111,13 @@ class OfFiles:
     def _crops(self, count: int) -> Iterator[np.ndarray]:
         return followed(functools.partial(self._frames, count), self.frame.fps, self.frame.size)
 
-    def faces(self) -> Iterator[np.ndarray]:
-        """Crops of the face, which is followed, as landmarks are found in. Raises
-        faces.FaceError."""
+    def faces(self, size: int = FACE_SIZE) -> Iterator[np.ndarray]:
+        """Crops of the face, which is followed, as landmarks are found in; of `size`, where the
+        pictures are not such crops already. Raises faces.FaceError."""
         if self.frame.crop == FACE:
             return self.pictures()[1]
         count = int(self.seconds * self.frame.fps + 1e-3)
-        return followed(functools.partial(self._frames, count), self.frame.fps)
+        return followed(functools.partial(self._frames, count), self.frame.fps, size)
 
 
 class OfClip:
@@ -158,11 +158,11 @@ class OfClip:
         stored = self._example["pictures"]
         return len(stored), (np.asarray(stored[k]) for k in range(len(stored)))
 
-    def faces(self) -> Iterator[np.ndarray]:
+    def faces(self, size: int = FACE_SIZE) -> Iterator[np.ndarray]:
         """See OfFiles.faces."""
         if self.frame.crop == FACE:
             return self.pictures()[1]
-        return followed(lambda _=None: self.pictures()[1], self.frame.fps)
+        return followed(lambda _=None: self.pictures()[1], self.frame.fps, size)
 
 
 def followed(frames: Callable[..., Iterator[np.ndarray]], fps: float,

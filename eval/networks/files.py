@@ -27,6 +27,8 @@ class Network:
       module: of eval/networks; its `load(path)` gives what metrics call. UserError there for a
         file of another network, with every array that is missing, left over or of another shape.
       package: that carries the file; where it is installed, the folder need not have it.
+      ahead: whether it has `ahead(waves, rate)`, which hears several sounds together and keeps what
+        it makes of them.
     """
 
     files: tuple[str, ...]
@@ -34,6 +36,7 @@ class Network:
     licence: str
     module: str
     package: str = ""
+    ahead: bool = False
 
     @property
     def wanted(self) -> str:
@@ -42,6 +45,7 @@ class Network:
 
 
 DNS_CHALLENGE = "pip install 'avjax[dnsmos]'; github.com/microsoft/DNS-Challenge, DNSMOS"
+WHISPERS = ("large-v3", "large-v3-turbo", "medium", "small", "base", "tiny")
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),
@@ -50,20 +54,26 @@ TABLE: dict[str, Network] = {
                          "pictures.inception"),
     "i3d": Network(("i3d_pretrained_400.pt",), "github.com/songweige/TATS", "MIT",
                    "pictures.i3d"),
+    "smirk": Network(("SMIRK_em1.pt",), "github.com/georgeretsi/smirk", "MIT", "pictures.smirk"),
     "wavlm_ecapa": Network(("wavlm_large_finetune.pth",),
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
-                           "the repository's LICENSE", "speech.wavlm_ecapa"),
+                           "the repository's LICENSE", "speech.wavlm_ecapa", ahead=True),
     "voxsim": Network(("wavlm_ecapa.model",), "github.com/kaistmm/voxsim_trainer", "",
                       "speech.voxsim"),
     "utmos": Network(("utmos22_strong_step7459_v1.pt",),
-                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "speech.utmos"),
+                     "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "speech.utmos",
+                     ahead=True),
     "wav2vec2_ctc": Network(("wav2vec2_fairseq_base_ls960_asr_ls960.pth",
                              "wav2vec2-base-960h/model.safetensors"),
                             "download.pytorch.org/torchaudio/models; "
                             "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
                             "speech.wav2vec2_ctc"),
+    "whisper": Network(tuple(f"whisper-{size}/model.safetensors" for size in WHISPERS),
+                       "with config.json, generation_config.json and tokenizer.json beside it; "
+                       "huggingface.co/openai", "Apache-2.0 (large-v3), MIT (large-v3-turbo)",
+                       "speech.whisper", ahead=True),
     "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0",
-                    "speech.ge2e", "resemblyzer"),
+                    "speech.ge2e", "resemblyzer", ahead=True),
     "dnsmos": Network(("speechmos/dnsmos_models/sig_bak_ovr.onnx", "sig_bak_ovr.onnx"),
                       DNS_CHALLENGE, "MIT", "speech.dnsmos", "speechmos"),
     "dnsmos_p808": Network(("speechmos/dnsmos_models/model_v8.onnx", "model_v8.onnx"),

@@ -52,10 +52,10 @@ def write_clips(folder, features):
         recipes={"landmarks": landmarks.recipe(KIND)})
 
 
-def benchmark(folder, patch, **options):
+def benchmark(folder, patch, networks="", **options):
     """clips.Benchmark of such a corpus; `patch`: pytest's MonkeyPatch, in force while it scores."""
     patch.setattr(landmarks, "finder", finder)
     patch.setattr(landmarks, "lacking", lambda kind: "")
     features = toys.write_corpus(folder / "features")
-    return clips.Benchmark(toys.config(), toys.Decoder(), features, toys.System(),
+    return clips.Benchmark(toys.config(networks=networks), toys.Decoder(), features, toys.System(),
                            clips=write_clips(folder / "clips", features), **options)

@@ -13,7 +13,7 @@ from eval.benchmarks import dialogue
 from eval.benchmarks.common import speakers
 from eval.data.conversations import Conversation
 from eval.networks.files import TABLE
-from eval.networks.speech import wav2vec2_ctc
+from eval.networks.speech import wav2vec2_ctc, whisper
 from tests.eval import test_dialogue_benchmark as toy
 from tests.eval import toys
 
@@ -59,6 +59,14 @@ class Networks:
     ge2e = wavlm_ecapa
 
     @staticmethod
+    def dnsmos(wave_N, rate):
+        return dict.fromkeys(("SIG", "BAK", "OVRL"), 3.0) if wave_N.any() else None
+
+    @staticmethod
+    def dnsmos_p808(wave_N, rate):
+        return 3.0 if wave_N.any() else None
+
+    @staticmethod
     def voxsim(one_N, other_N, rate):
         return 6.0 if one_N.any() and other_N.any() else None
 
@@ -81,6 +89,8 @@ class Networks:
         @staticmethod
         def normalised(text):
             return text.lower()
+
+    whisper = wav2vec2_ctc
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +150,8 @@ def test_what_has_its_own_timing_or_is_long_is_not_warped(dataset, monkeypatch):
 
 
 def test_networks_judge_each_speaker(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(wav2vec2_ctc, "recipe", dict)
+    for recogniser in (wav2vec2_ctc, whisper):
+        monkeypatch.setattr(recogniser, "recipe", dict)
     bench = benchmark(dataset, networks=True)
     system = toy.ToySystem()
     results = toys.evaluate(bench, Generator(system, batch_size=2, seed=0), {"w": np.zeros(1)},

@@ -185,7 +185,7 @@ class Reader:
 def test_lips_and_smiles_are_read_in_the_recordings_too(root, monkeypatch):
     monkeypatch.setattr(landmarks, "lacking", lambda kind: "")
     monkeypatch.setattr(pictured, "Reader", Reader)
-    monkeypatch.setattr(recorded, "followed", lambda frames, fps: frames())
+    monkeypatch.setattr(recorded, "followed", lambda frames, fps, size: frames())
     film(root / "late" / "ann.hello.mp4", 0, shift=5)
     film(root / "late" / "ben.mp4", 1, sound=False)
     code, found = run(root, generated=("same", "late", "worse"))

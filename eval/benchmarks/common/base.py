@@ -8,6 +8,8 @@ it has follows from what it offers (`offers`) and what each metric needs.
 import functools
 import json
 import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from data_pipelines.store.schema import recipe_hash
 from eval import packages
 from eval.data import pictured
 from eval.metrics import lips
-from eval.networks.files import Networks
+from eval.networks.files import TABLE, Networks
 from eval.registry import AUDIO, CODEC, MOTION, NEEDS, Case, Metric, Pool, all_metrics
 
 MODEL = "model"  # the only variant of a system with one task
@@ -146,6 +148,25 @@ class Benchmark:
                             found=lacking)
         for name in dict.fromkeys(name for m in self.metrics for name in m.networks):
             self.networks[name]
+
+    def hear_ahead(self, makes: Iterable[Callable[[], Any]]) -> None:
+        """Lets networks hear the sounds of several examples together; scoring each finds what they
+        made. makes: functions that give Signals. What fails here fails again, and is listed, when
+        its example is scored."""
+        names = [name for name in dict.fromkeys(name for m in self.metrics for name in m.networks)
+                 if TABLE[name].ahead]
+        waves: list[np.ndarray] = []
+        for make in makes if names else ():
+            with failures.tolerated("", lambda *_: None):
+                signals = make()
+                waves += self.sounds(signals) if AUDIO in signals.scored else []
+        for name in names:
+            with failures.tolerated("", lambda *_: None):
+                self.networks[name].ahead(waves, self.sample_rate)
+
+    def sounds(self, signals) -> list[np.ndarray]:
+        """Waveforms that networks judge, each by itself."""
+        return [signals.waveform]
 
     @functools.cached_property
     def recipes(self) -> dict[str, dict]:

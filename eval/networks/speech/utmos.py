@@ -16,14 +16,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from avjax.encoders import windows
 from avjax.encoders.published import wav2vec2 as published
 from avjax.encoders.published.stated import stated
 from avjax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, config_of
 from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.weights import names
 from avjax.weights.reader import read_state_dict
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import at_16khz, is_silent
 
 ENCODER = "wav2vec2."
@@ -117,21 +120,34 @@ def _lstm(layer: dict, x_BTD, valid_BT, *, reverse: bool = False):
 
 
 class Utmos:
-    """Waveforms -> scores. UserError: the file is of another network."""
+    """Waveforms -> scores.
 
-    def __init__(self, path):
+    Args:
+      path: of the published file. UserError: it is of another network.
+      mesh: utterances are split over its data axes; None = `rows.devices`.
+    """
+
+    def __init__(self, path, mesh: Mesh | None = None):
         params = import_params(read_state_dict(path), where=str(path))
-        self._config = config_of(params["encoder"], found=stated(path))
-        self._params = jax.device_put(params)
+        self._config, self._mesh = config_of(params["encoder"], found=stated(path)), (
+            mesh or rows.devices())
+        self._params = jax.device_put(params, replicated(self._mesh))
+        self._kept = Kept(self._made)
 
     def __call__(self, waves: Sequence[np.ndarray], rate: int) -> list[float]:
         """(n_i,) float samples at `rate` -> a score each, together where they are of like length;
         NaN of silence or less than a frame."""
-        heard = [at_16khz(wave_N, rate) for wave_N in waves]
+        return self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self(waves, rate)
+
+    def _made(self, heard: list[np.ndarray]) -> list[float]:
         judged = [i for i, wave_N in enumerate(heard)
                   if len(wave_N) >= self._config.min_samples() and not is_silent(wave_N)]
         run = functools.partial(_score, self._config, self._params)
-        made = rows.through(run, [(heard[i],) for i in judged], rows.one_device(),
+        made = rows.through(run, [(heard[i],) for i in judged], self._mesh,
                             padded=windows.bucket, most=windows.most)
         out = [float("nan")] * len(heard)
         for i, score in zip(judged, made, strict=True):

@@ -4,42 +4,41 @@ avjax/encoders/voices/wavlm_ecapa.py, as speaker similarity is reported with.
 Suffixes: N samples, E embedding.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 
 from avjax.encoders.voices.speech import TooLittle
 from avjax.encoders.voices.wavlm_ecapa import WavlmEcapa
+from avjax.sharding import rows
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import at_16khz
-
-KEPT = 256  # embeddings: every variant is held against the same recordings
 
 
 class Voices:
     """Waveforms -> unit vectors of who speaks in them, by an encoder of avjax/encoders/voices."""
 
     def __init__(self, encoder):
-        self._encoder = encoder
-        self._kept: OrderedDict[bytes, np.ndarray | None] = OrderedDict()
+        self._encoder, self._kept = encoder, Kept(self._made)
 
     def __call__(self, waves: Sequence[np.ndarray], rate: int) -> list[np.ndarray | None]:
         """(n_i,) float samples at `rate` -> (E,) float32 of length one each, together where they
         are of like length; None of silence or less than a frame."""
-        heard = [at_16khz(wave_N, rate) for wave_N in waves]
-        keys = [hashlib.sha256(wave_N.tobytes()).digest() for wave_N in heard]
-        new = {key: self._prepared(wave_N) for key, wave_N in zip(keys, heard, strict=True)
-               if key not in self._kept}
-        spoken = [key for key, wave_N in new.items() if wave_N is not None]
-        self._kept |= dict.fromkeys(new)
+        return self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self(waves, rate)
+
+    def _made(self, heard: list[np.ndarray]) -> list[np.ndarray | None]:
+        out: list[np.ndarray | None] = [None] * len(heard)
+        spoken = {i: x_N for i, wave_N in enumerate(heard)
+                  if (x_N := self._prepared(wave_N)) is not None}
         if spoken:
-            made = self._encoder.many([new[key] for key in spoken])
-            self._kept |= zip(spoken, made / np.linalg.norm(made, axis=1, keepdims=True),
-                              strict=True)
-        out = [self._kept[key] for key in keys]
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+            made = self._encoder.many(list(spoken.values()))
+            unit = made / np.linalg.norm(made, axis=1, keepdims=True)
+            for i, voice_E in zip(spoken, unit, strict=True):
+                out[i] = voice_E
         return out
 
     def _prepared(self, wave_N: np.ndarray) -> np.ndarray | None:
@@ -51,4 +50,4 @@ class Voices:
 
 def load(path) -> Voices:
     """Of a published file. UserError: unreadable, or of another network."""
-    return Voices(WavlmEcapa(str(path)))
+    return Voices(WavlmEcapa(str(path), rows.devices()))
