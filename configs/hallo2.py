@@ -1,5 +1,5 @@
-"""Hallo2 (arXiv:2410.07718): a portrait and a sound in, a video out; and how its weights become those
-that units drive. Without a variant, its second stage.
+"""Hallo2 (arXiv:2410.07718): a portrait and a sound in, a video out; and how its weights become
+those that units drive. Without a variant, its second stage.
 
 Import:     avjax weights import --system=tavid.visual --folder=pretrained_models \\
                 --workdir=runs/hallo2_released

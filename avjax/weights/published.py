@@ -28,7 +28,8 @@ class Published:
       file: (state dict, step) -> the tree that the published code saves as a .pt.
       opened: reads a file (and what belongs to it and lies beside it) whose weights
         avjax.weights.reader would not find; None where it does.
-      files: of a folder that `opened` reads as well: {what it is: its path}; None where it does not.
+      files: of a folder that `opened` reads as well: {what it is: its path}; None where it reads
+        none.
       beside: config.system -> {name: text} of the files that lie beside a .pt.
       training: parts (entries of the top level) of ours that no published file has, such as those
         that only training uses.

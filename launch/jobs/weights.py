@@ -257,7 +257,9 @@ def _with_fresh_parts(params: dict, model, seed: int, patterns: tuple[str, ...],
     by_part = {name: name.partition("/")[0] for name in expected}
     lacking = {name: part for name, part in by_part.items() if part not in params}
     for name in expected:
-        lacking |= {name: p for p in patterns if name not in lacking and re.fullmatch(p, name)}
+        found = next((p for p in patterns if re.fullmatch(p, name)), None)
+        if found and name not in lacking:
+            lacking[name] = found
     if not lacking:
         return params
     fresh = jax.jit(lambda key: {name: leaf for name, leaf in named_leaves(model.init(key))

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from avjax.checkpoint.checkpoints import load_params
+from avjax.checkpoint.checkpoints import load_meta, load_params
 from avjax.codecs.published import sd_vae
 from avjax.encoders.resnet import ResNet
 from avjax.errors import UserError
 from avjax.systems import api
 from avjax.systems.tavid.speaker.system import to_signal
+from avjax.systems.tavid.visual.names import net
 from avjax.weights.reader import read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
-from configs import tavid
+from configs import base, tavid
 from launch.jobs import weights
 from tests.golden_files import config as recorded_config
 from tests.golden_files import relative_error, some, under
+from tests.systems.tavid_sound_tiny import random_params, tiny
 
 TOLERANCE = 1e-4
 
@@ -50,6 +52,13 @@ def comes_back(tmp_path, system, params, config):
     assert again.system.to_dict() == ConfigDict(json.loads(json.dumps(config.to_dict()))).to_dict()
     other = load_params(tmp_path / "more", api.build(again.system))
     jax.tree.map(np.testing.assert_array_equal, other, params)
+
+
+def experiment(system):
+    """An experiment with another system."""
+    config = base.get_config()
+    config.system = system
+    return config
 
 
 def equal(ours, theirs):
@@ -153,7 +162,87 @@ def test_a_resnet_on_maps_begins_with_a_fresh_convolution(tmp_path):
     assert params["resnet"]["conv_in"]["conv"]["kernel"].shape[:3] == (3, 3, 5)
 
 
+def hallo2_net(config, **recorded):
+    """A net.pth of a config with random numbers, but for the `recorded` small networks."""
+    state = net.export_net(random_params(config), config)
+    return state | {f"{network}.{name}": value for network, part in recorded.items()
+                    for name, value in part.items()}
+
+
+def test_hallo2(tmp_path):
+    """The small networks give the recorded numbers; of the U-Nets, tests/weights/test_hallo2_net.py
+    has that the command's reader gives what is compared with recordings elsewhere."""
+    arrays, config = some("hallo2_small_parts"), experiment(tiny())
+    small = {"imageproj": "image_proj", "audioproj": "audio_proj", "face_locator": "face_locator"}
+    state = hallo2_net(config.system, **{network: under(arrays, f"{name}/sd/")
+                                         for network, name in small.items()})
+    config, system, params, told = bring_in(tmp_path, "tavid.visual", state, config)
+    assert not told
+    net_of = functools.partial(system.net.apply, {"params": params})
+    face = under(arrays, "image_proj/")
+    assert relative_error(net_of(face["in"], method="face"), face["out"]) < TOLERANCE
+    sound = under(arrays, "audio_proj/")
+    tokens = net_of(sound["in"].reshape(*sound["in"].shape[:3], -1), method="audio_tokens")
+    assert relative_error(tokens, sound["out"]) < TOLERANCE
+    mask = under(arrays, "face_locator/")
+    found = net_of(np.moveaxis(mask["in"], 1, -1),
+                   method=lambda module, x: module.face_locator(x))
+    assert relative_error(np.moveaxis(found, -1, 1), mask["out"]) < TOLERANCE
+    theirs = taken_out(tmp_path)
+    equal(theirs, state)
+    comes_back(tmp_path, "tavid.visual", params, config)
+
+
+def test_hallo2_driven_by_units(tmp_path):
+    """One region of three, no locator: what has no place is told, the mapper is fresh."""
+    state = hallo2_net(tiny())
+    config = experiment(tiny(driver="units", masks=False, locator=()))
+    config.system.unet.regions = ("full",)
+    config.system.mapper.update(dict(num_units=10, unit_dim=4, d_model=8, num_heads=2,
+                                     num_blocks=1, band=2, tokens=6, token_dim=24, margin=0))
+    _, _, params, told = bring_in(tmp_path, "tavid.visual", state, config)
+    assert "fresh: mapper" in told and "face_locator, region face, region lip" in told
+    assert params.keys() == {"denoiser", "image_projection", "mapper", "reference"}
+    theirs = taken_out(tmp_path)
+    assert not any("attn2_1" in name or name.startswith("audioproj") for name in theirs)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(value, state[name], err_msg=name)
+
+
+def test_stable_diffusion_and_animatediff(tmp_path):
+    whole = net.split(hallo2_net(tiny()))
+    unet = whole["reference_unet"] | {f"{name}.{kind}": whole["denoising_unet"][f"{name}.{kind}"]
+                                      for name in ("conv_norm_out", "conv_out")
+                                      for kind in ("weight", "bias")}
+    modules = {n: x for n, x in whole["denoising_unet"].items() if ".motion_modules." in n}
+    (tmp_path / "unet").mkdir()
+    write_torch_zip(str(tmp_path / "unet" / "diffusion_pytorch_model.bin"), unet)
+    write_torch_zip(str(tmp_path / "mm_sd_v15_v2.ckpt"), modules)
+    told = []
+    weights.import_file("tavid.visual", str(tmp_path), str(tmp_path / "job"),
+                        config=experiment(tiny()), say=told.append)
+    assert "denoiser/.*/motion/.*" in told[0] and "audio_projection" in told[0]
+    params = load_params(tmp_path / "job", api.build(tiny()))
+    np.testing.assert_array_equal(params["denoiser"]["norm"]["scale"], unet["conv_norm_out.weight"])
+    assert not params["denoiser"]["mid"]["motion"]["outputs"]["kernel"].any()  # changes nothing yet
+    origin = load_meta(tmp_path / "job")["imported"]
+    assert origin["sha256"].keys() == {"diffusion_pytorch_model.bin", "mm_sd_v15_v2.ckpt"}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(face_width=15), r"do not fit.*image_projection/project/kernel \(16, 4, 24\) instead of"),
+    ({"unet.channels": (10, 30)}, "another shape|do not fit"),
+    ({"unet.layers": 2}, "missing: "),
+    ({"unet.temporal_length": 9}, "positions for fewer frames.*= 9"),
+])
+def test_hallo2_of_other_sizes(change, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        bring_in(tmp_path, "tavid.visual", hallo2_net(tiny()), experiment(tiny(**change)))
+    assert not (tmp_path / "job").exists()
+
+
 @pytest.mark.parametrize(("system", "state", "message"), [
+    ("tavid.visual", {"vae.weight": np.zeros(2)}, "not a U-Net of Stable Diffusion"),
     ("tavid.vae", {"encoder.conv_in.weight": np.zeros(2)}, "not a VAE's state dict"),
     ("tavid.acoustic", {"conv1.weight": np.zeros(2)}, "not the weights of USDM's Voicebox"),
     ("tavid.speaker", {"conv1.weight": np.zeros(2)}, "not a ResNet's state dict"),

@@ -67,6 +67,7 @@ def test_shapes_show_the_sizes(published):
     for section in ("unet", "audio"):
         for name, value in found.pop(section).items():
             assert config[section][name] == value or name == "temporal_length", name
+    assert found.pop("path") == "published"
     assert {name: config[name] for name in found} == found and len(found) == 3
     config = config.copy_and_resolve_references()
     config.audio.width = 768
@@ -95,7 +96,7 @@ def test_a_reduced_set_of_regions(published):
 
 
 def test_what_its_training_begins_with(published, tmp_path):
-    """Stable Diffusion's spatial layers in both nets, AnimateDiff's temporal ones in the denoiser."""
+    """Stable Diffusion's spatial layers in both nets, AnimateDiff's temporal ones in one."""
     config, state = published
     whole = net.split(state)
     unet = whole["reference_unet"] | {n: x for n, x in whole["denoising_unet"].items()

@@ -1,8 +1,8 @@
 """All layers of wav2vec 2.0 at 25 frames a second: what Hallo2 makes its audio tokens of.
 
 The frames of the convolutions are brought to the pictures' clock by linear interpolation before the
-encoder runs, as Hallo2's public code does it (there is no recording of that step here, unlike of the
-encoder itself). Sound is cut into pieces of 60 s, each normalised to zero mean and unit variance.
+encoder runs, as in Hallo2's public code (of that step there is no recording here, of the encoder
+there is). Sound is cut into pieces of 60 s, each normalised to zero mean and unit variance.
 Suffixes: N samples, T frames, L layers, D width, A = L D.
 """
 
@@ -36,8 +36,8 @@ class SoundLayers:
         self._network = dataclasses.replace(network, vocab_size=0)
         self._params = jax.device_put({k: v for k, v in params.items() if k != "lm_head"})
         self.layers, self.width = network.num_layers, network.num_layers * network.d_model
-        self.recipe = {"kind": KIND, "rate": RATE, "piece": PIECE // SAMPLE_RATE, "weights": weights,
-                       "layers": self.layers, "width": self.width,
+        self.recipe = {"kind": KIND, "rate": RATE, "piece": PIECE // SAMPLE_RATE,
+                       "weights": weights, "layers": self.layers, "width": self.width,
                        "network": dataclasses.asdict(self._network),
                        "clock": "linear, before the encoder"}
 

@@ -33,8 +33,8 @@ class PromptBuilder(prompting.PromptBuilder):
              Input("portrait", "Picture of a face, which the pictures show."),
              Input("face", "\"unchecked\" takes portraits as they are, whether a face is found in "
                            "them or not."),
-             Input("audio_encoder", "Weights of the wav2vec 2.0 network that the features were made "
-                                    f"with; default those in WORKDIR/{KEPT}."),
+             Input("audio_encoder", "Weights of the wav2vec 2.0 network that the features were "
+                                    f"made with; default those in WORKDIR/{KEPT}."),
              prompting.EXAMPLE, prompting.DATA)
     SETTINGS = {"steps": ("steps",), "guidance": ("guidance", "guidance_motion")}
 
@@ -98,6 +98,11 @@ def shown(file: str, face: str, system, decoder) -> dict[str, np.ndarray]:
     if face not in ("", "checked", portraits.UNCHECKED):
         raise UserError("no such way to look at portraits", where="--face",
                         expected=f"checked or {portraits.UNCHECKED}", found=repr(face))
+    if "latents" not in decoder.recipes:
+        raise UserError("nothing here makes latents of a portrait", where="recipes.json",
+                        expected="latents and the codec vae", found=", ".join(decoder.recipes),
+                        hint="import the release with its sd-vae-ft-mse, or train on features that "
+                             "were extracted with --vae")
     recipe = decoder.recipes["portraits"]
     picture_HWC = portraits.prepared(portraits.read(file), recipe, file,
                                      checked=face != portraits.UNCHECKED)

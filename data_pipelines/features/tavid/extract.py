@@ -337,6 +337,6 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
     if encoders.pictures and encoders.sound:
         out |= {"regions": Feature((speakers, *shape[:2], 3), "float32", "weights of the regions "
                                    f"{', '.join(REGIONS)} in the portraits"),
-                "face_mask": Feature((speakers, size, size), "float32", "where the faces lie in the "
-                                     "portraits")}
+                "face_mask": Feature((speakers, size, size), "float32", "where the faces lie in "
+                                     "the portraits")}
     return out

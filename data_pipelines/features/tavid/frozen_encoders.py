@@ -52,7 +52,8 @@ class Source:
         self.clips, self.prefixes, self.painter = clips, prefixes, painter
         self.needs_script, self.voice_maker = needs_script, voice_encoders.maker(
             voice, common_units.mesh())
-        columns = ["speaker", "audio", "words", "identity", COLUMN, *(painter.columns if painter else ())]
+        columns = ["speaker", "audio", "words", "identity", COLUMN,
+                   *(painter.columns if painter else ())]
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
         self.has_identity = all(f"{p}identity" in clips.features for p in prefixes)

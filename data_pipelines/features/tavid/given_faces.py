@@ -1,5 +1,5 @@
-"""Face embeddings that a recogniser of the user's has made (insightface's 512 numbers): of the clips'
-own column, or of files.
+"""Face embeddings that a recogniser of the user's has made (insightface's 512 numbers): of the
+clips' own column, or of files.
 
     --face_embeddings=clips     the column `face_embedding` (F,) of every speaker
     --face_embeddings=FOLDER    FOLDER/SPEAKER.face.npy, or FOLDER/CLIP.face.npy of a clip of one

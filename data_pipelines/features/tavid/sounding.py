@@ -52,7 +52,8 @@ class AudioTokens:
     @property
     def recipe(self) -> dict:
         return {"kind": "hallo2-audio-tokens", "tokens": self.projection.tokens,
-                "width": self.projection.width, "margin": self.margin, "weights": dict(self.weights)}
+                "width": self.projection.width, "margin": self.margin,
+                "weights": dict(self.weights)}
 
     def __call__(self, audio_TA: np.ndarray) -> np.ndarray:
         """float16; in parts of one size, so that one program serves all lengths."""

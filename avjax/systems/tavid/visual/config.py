@@ -35,8 +35,8 @@ class UNet(Section):
                             "latent_dim * patch^2.", minimum=1)
     face_dim: int = field(768, "Width of the face tokens.", minimum=1)
     motion_dim: int = field(768, "Width of the motion tokens.", minimum=1)
-    regions: tuple[str, ...] = field(("full",), "One motion cross-attention each, of full, face and "
-                                     "lip (Hallo2: all three), which differ by their masks.")
+    regions: tuple[str, ...] = field(("full",), "One motion cross-attention each, of full, face "
+                                     "and lip (Hallo2: all), which differ by their masks.")
     temporal_groups: int = field(32, "Groups of the temporal transformers' norms.", minimum=1)
     temporal_length: int = field(32, "Frames that the temporal transformers have positions for.",
                                  minimum=1)
@@ -70,8 +70,8 @@ class Config(Section):
                        "as well; clips.", choices=STAGES)
     # networks
     unet: UNet = field(None, "Of the reference net and the denoiser.")
-    driver: str = field("units", "What makes the motion tokens: units, by the Motion Mapper, of all "
-                        "speakers; audio, by Hallo2's projection, of the speaker's own sound.",
+    driver: str = field("units", "What makes the motion tokens: units, by the Motion Mapper, of "
+                        "all speakers; audio, by Hallo2's projection, of the speaker's own sound.",
                         choices=("units", "audio"))
     mapper: Net = field(None, "The Motion Mapper; where sound drives, its `streams` alone count.")
     audio: Audio = field(None, "Of driver audio.")

@@ -1,6 +1,6 @@
-"""The visual networks together: reference net, denoiser, what makes motion tokens (the Motion Mapper
-of units, or Hallo2's projection of sound), what projects a face embedding to tokens, and the face
-locator.
+"""The visual networks together: reference net, denoiser, what makes motion tokens (the Motion
+Mapper of units, or Hallo2's projection of sound), what projects a face embedding to tokens, and the
+face locator.
 
 Suffixes: B batch, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
 embedding, N face tokens, M motion tokens, K token width, W frames of a window, A audio features,
@@ -8,7 +8,6 @@ P = 3 regions, H W pixels.
 """
 
 from typing import NamedTuple
-
 
 import flax.linen as nn
 import jax
@@ -28,7 +27,8 @@ from avjax.systems.tavid.visual.reference import ReferenceNet
 class Place(NamedTuple):
     """Where a face and its regions lie in the pictures of a clip; None where nothing looks at it.
 
-    masks: for each level (B, 1, positions, regions) weights; located: the locator's (B, 1, h, w, D).
+    masks: for each level (B, 1, positions, regions) weights; located: the locator's map
+    (B, 1, h, w, D).
     """
 
     masks: tuple | None = None

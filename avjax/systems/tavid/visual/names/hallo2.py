@@ -94,8 +94,8 @@ class _Table(list):
 
 
 def unet_names(config, *, denoiser: bool, motion: bool = True, temporal: bool = True):
-    """Rows of the denoiser, or of the reference net; of the denoiser without `motion` and `temporal`
-    transformers, where a file has none."""
+    """Rows of the denoiser, or of the reference net; of the denoiser without `motion` and
+    `temporal` transformers, where a file has none."""
     down, mid, up = plan(config)
     rows = _Table()
     rows.both("conv_in", "inputs", conv)

@@ -1,5 +1,5 @@
-"""Sizes that the shapes of a published visual network show. Numbers of heads and groups do not show:
-they are as published, or the config's."""
+"""Sizes that the shapes of a published visual network show. Numbers of heads and groups do not
+show: they are as published, or the config's."""
 
 import re
 
@@ -19,6 +19,7 @@ def sizes(state: State, config) -> dict:
             found["locator"] = _locator(part["face_locator"])
         if "audioproj" in part:
             found["audio"] = _audio(part["audioproj"], config.audio)
+            found["path"] = "published"  # what they were trained on
     except (KeyError, IndexError) as error:
         raise UserError("these are not the networks of Hallo2", expected=f"an entry {error}",
                         found=", ".join(sorted(state)[:3]),
@@ -31,7 +32,8 @@ def _unet(state) -> dict:
     down = [f"down_blocks.{i}" for i in range(levels)]
     attends = [f"{block}.attentions.0.norm.weight" in state for block in down]
     first = f"{down[attends.index(True)]}.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-    layers = len([n for n in state if re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.bias", n)])
+    layers = sum(bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.bias", name))
+                 for name in state)
     out = {"channels": tuple(len(state[f"{b}.resnets.0.conv1.bias"]) for b in down),
            "layers": layers, "attention_levels": tuple(attends),
            "latent_dim": state["conv_in.weight"].shape[1], "face_dim": state[first].shape[1]}
