@@ -9,6 +9,10 @@ Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DAT
             S1 on 40 % first speaker, 40 % second, 20 % dialogues of DATA, or of several corpora:
             --config.data.mixture (docs/data.md, A mixture); of one --config.data.dir,
             text.single_share draws the same
+Published:  what a stage begins with is imported first (docs/tavid.md), then named by
+            --config.train.init_from=WORKDIR: Hallo2 or Stable Diffusion for appearance, motion and
+            temporal, USDM's Voicebox for voicebox (features with --mel_statistics=usdm), ResNet-18
+            for portrait. configs/hallo2.py keeps all of Hallo2 and drives it by sound.
 Hardware:   the slices of PARTS; what a step takes there:
             avjax plan --config=configs/tavid.py:temporal
 Sizes:      widths of faces and portraits' maps are what that extraction makes; the parts' own

@@ -82,7 +82,7 @@ def test_a_video_follows_its_sound_frame_by_frame():
                                                     np.full_like(conditions["audio"][:, :2], 9)],
                                                    axis=1)}
     longer = generate(params, padded, keys)["latents"]
-    np.testing.assert_allclose(longer[:, :7], out["latents"], atol=1e-4)
+    np.testing.assert_allclose(longer[:, :7], out["latents"], rtol=1e-3, atol=1e-3)
     # another end of the sound leaves the first clip, which cannot hear it, as it was
     other = conditions | {"audio": conditions["audio"].copy()}
     other["audio"][:, 6] += 1

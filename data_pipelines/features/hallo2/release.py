@@ -64,7 +64,7 @@ def described(found: Parts, settings: ConfigDict) -> tuple[dict[str, dict], dict
     config's system. UserError: a VAE or an encoder of other sizes than the network's."""
     size = settings.latent_size[0]
     recipes: dict[str, dict] = {FAMILY: {"kind": "tavid"}, "mel": dict(mel.SPEECH),
-                                "faces": portrait.given(settings.face_width).recipe}
+                                "faces": with_hash(portrait.given(settings.face_width))}
     codecs: dict[str, dict[str, np.ndarray]] = {}
     if found.vae:
         vae = pictures.from_state_dict(read_state_dict(found.vae))
@@ -80,8 +80,8 @@ def described(found: Parts, settings: ConfigDict) -> tuple[dict[str, dict], dict
         codecs["vae"] = vae.arrays()
     if found.hearing and settings.driver == "audio":
         sound = SoundLayers.from_checkpoint(found.hearing)
-        wanted = settings.audio.layers * settings.audio.width
-        if sound.width != wanted:
+        wanted = settings.audio.layers, settings.audio.layers * settings.audio.width
+        if (sound.layers, sound.width) != wanted:
             raise UserError("the network hears another encoder's frames", where=str(found.hearing),
                             expected=f"{settings.audio.layers} layers of {settings.audio.width}",
                             found=f"{sound.layers} layers of {sound.width // sound.layers}")
