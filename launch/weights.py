@@ -5,11 +5,12 @@
   avjax weights export --workdir=DIR --folder=RELEASE
   avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
-  avjax weights import --system=avflow|talker --folder=RELEASE --workdir=DIR
+  avjax weights import --system=avflow|talker|tavid.visual --folder=RELEASE --workdir=DIR
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
 `export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
-head VAE, Talker-T2AV, BigVGAN) under the published names: a .safetensors holds the network alone,
+head VAE, Talker-T2AV, BigVGAN, of TAVID the networks of Hallo2, the unit Voicebox, the picture VAE
+and the ResNet-18 of portraits) under the published names: a .safetensors holds the network alone,
 a .pt is the file that the published code itself saves and loads (AV-Flow's: iteration, network in
 its wrapper, optimizer, here a fresh one). With --folder, Talker-T2AV becomes a release as its
 owners lay it out: beside the network its tokenizer, chat template and config, and of what is frozen
@@ -19,10 +20,12 @@ is told.
 --data, the recipes and codecs of that feature dataset are copied along, and launch.generate can use
 it (the weights must have been trained on features made by those codecs). `--system=talker` also
 takes a Qwen3 language model alone: it becomes the backbone and the rest is fresh, to be trained in
-that workdir, or from it by --config.train.init_from. `--folder` imports a whole release, AV-Flow's
-(docs/avflow_release.md) or Talker-T2AV's (docs/talker.md): the network (--file chooses among
-several), and beside it in WORKDIR all that reads what drives it and makes sound and pictures of its
-streams; then avjax generate needs nothing else.
+that workdir, or from it by --config.train.init_from. `--system=tavid.visual` also takes Stable
+Diffusion 1.5's U-Net, or a folder with it and AnimateDiff's motion modules (docs/tavid.md).
+`--folder` imports a whole release, AV-Flow's (docs/avflow_release.md), Talker-T2AV's
+(docs/talker.md) or Hallo2's (docs/tavid.md): the network (--file chooses among several), and beside
+it in WORKDIR all that reads what drives it and makes sound and pictures of its streams; then avjax
+generate needs nothing else.
 """
 
 import itertools

@@ -32,7 +32,8 @@ FLOORS = (
     ("data_pipelines.live",),
     ("data_pipelines.features.common",),
     ("data_pipelines.features.*",),
-    ("data_pipelines.features.units",  # writes TAVID's tokens and turns too
+    ("data_pipelines.features.hallo2",  # prompts by TAVID's features
+     "data_pipelines.features.units",  # writes TAVID's tokens and turns too
      "data_pipelines.features.text_tokens"),  # and AV-Flow's tokens
     ("data_pipelines.extract",),
     ("data_pipelines.ingest",),

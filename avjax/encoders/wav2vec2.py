@@ -215,8 +215,12 @@ class Wav2Vec2(nn.Module):
     config: Wav2Vec2Config
 
     @nn.compact
-    def __call__(self, x_BN, lengths_B=None, *, with_layers: bool = False) -> dict[str, jax.Array]:
+    def __call__(self, x_BN, lengths_B=None, *, with_layers: bool = False,
+                 clock: tuple[int, jax.Array] | None = None) -> dict[str, jax.Array]:
         """x_BN: 16 kHz waveforms, padded behind; lengths_B: valid samples (None = all).
+
+        `clock`: (T, valid frames (B,)), to which the frames of the convolutions are brought before
+        the encoder, linearly, the first on the first and the last on the last.
 
         Returns `last_hidden` (B, T, D), `hidden` (B, T, D): the last layer's raw output, before any
         final norm, `frames` (B,) valid frames, `logits` (B, T, V) with a head, and on request
@@ -228,6 +232,8 @@ class Wav2Vec2(nn.Module):
         if lengths_B is None:
             lengths_B = jnp.full(x_BN.shape[:1], x_BN.shape[1])
         x_BTC, frames_B = Features(c, name="features")(x_BN, lengths_B)
+        if clock:
+            x_BTC, frames_B = _on_clock(x_BTC, frames_B, *clock), clock[1]
         valid_BT = _valid(frames_B, x_BTC.shape[1])
         x_BTD = nn.Dense(c.d_model,
                          name="projection")(nn.LayerNorm(c.norm_eps, name="projection_norm")(x_BTC))
@@ -262,6 +268,17 @@ class Wav2Vec2(nn.Module):
             out |= {"conv_features": x_BTC, "encoder_in": encoder_in_BTD}
             out |= {"layers": layers_LBTD} if c.num_layers else {}
         return out
+
+
+def _on_clock(x_BTC, frames_B, size: int, wanted_B):
+    """(B, size, C): entry k of `wanted` valid ones lies at k (frames - 1) / (wanted - 1)."""
+    step_B1 = (frames_B - 1)[:, None] / jnp.maximum(wanted_B - 1, 1)[:, None]
+    at_BT = jnp.minimum(jnp.arange(size) * step_B1, (frames_B - 1)[:, None].astype(jnp.float32))
+    low_BT = jnp.floor(at_BT).astype(jnp.int32)
+    high_BT = jnp.minimum(low_BT + 1, x_BTC.shape[1] - 1)
+    share_BT1 = (at_BT - low_BT)[..., None]
+    low, high = (jnp.take_along_axis(x_BTC, i[..., None], axis=1) for i in (low_BT, high_BT))
+    return low * (1 - share_BT1) + high * share_BT1
 
 
 class Wav2Vec2CTC:

@@ -14,7 +14,8 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Knows both of PyTorch's namings: `weight_g`/`weight_v` and
     `parametrizations.weight.original0`/`original1`. The norm runs over the dimensions where g has
-    size 1 (all but one, which one differs between networks).
+    size 1 (all but one, which one differs between networks). Where g is |v| to float32, as
+    `split_weight_norm` writes it, the weight is v itself, not v rounded once more.
     """
     folded = dict(state)
     for name in state:
@@ -28,8 +29,9 @@ def fold_weight_norm(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             magnitude, direction = folded.pop(name), folded.pop(direction_name)
             axes = tuple(i for i, n in enumerate(magnitude.shape) if n == 1)
             norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axes, keepdims=True))
-            folded[match["module"] + ".weight"] = (magnitude
-                                                   * (direction / norm)).astype(direction.dtype)
+            weight = np.where(magnitude == norm.astype(magnitude.dtype), direction,
+                              magnitude * (direction / norm))
+            folded[match["module"] + ".weight"] = weight.astype(direction.dtype)
     return folded
 
 

@@ -13,6 +13,9 @@ Talker-T2AV:
     WORKDIR/voice/        makes the voice of a recording
     WORKDIR/lia_x/        draws on a portrait
     WORKDIR/texts/        tokenizer, chat template and config as they came, for an export
+
+Hallo2 (or what its training begins with):
+    WORKDIR/audio_encoder/  hears the sound; the picture VAE is in codecs/
 """
 
 import json
@@ -26,11 +29,14 @@ from avjax.errors import UserError
 from avjax.storage import atomic, failures
 from avjax.systems.talker import release_layout
 from avjax.systems.talker.config import INFERENCE
+from avjax.systems.tavid.visual import published
 from avjax.weights.reader import read_state_dict
 from configs import avflow_50h
 from data_pipelines import vocoders
 from data_pipelines.decode import Decoder
 from data_pipelines.features.common import ctc
+from data_pipelines.features.hallo2 import prompt as hallo2_prompt
+from data_pipelines.features.hallo2 import release as hallo2
 from data_pipelines.features.talker import audio_codec, decode, voices
 from data_pipelines.ingest.avflow50h import release
 from data_pipelines.ingest.talker import exported
@@ -38,14 +44,15 @@ from data_pipelines.ingest.talker import release as talker
 from data_pipelines.store.schema import CODECS_DIR, FAMILY, RECIPES_FILE
 from launch.jobs import weights
 
-AVFLOW, TALKER, TEXT_SYSTEM = "avflow", "talker", "avflow.text"
+AVFLOW, TALKER, TEXT_SYSTEM, HALLO2 = "avflow", "talker", "avflow.text", "tavid.visual"
 TEXT = "text"  # the folder in a workdir
 
 
 def import_folder(system: str, folder: str, workdir: str, *, file: str | None = None,
                   config: ConfigDict | None = None, say: weights.Say = print) -> ConfigDict:
-    """Imports everything of a folder (see data_pipelines/ingest/avflow50h/release.py and
-    talker/release.py), or nothing; returns the config.
+    """Imports everything of a folder (see data_pipelines/ingest/avflow50h/release.py,
+    talker/release.py and data_pipelines/features/hallo2/release.py), or nothing; returns the
+    config.
 
     Args:
       file: the network's file, where the folder has several or it lies elsewhere.
@@ -55,7 +62,7 @@ def import_folder(system: str, folder: str, workdir: str, *, file: str | None = 
     Raises UserError: another system; a part that is needed and missing; files of another network,
     mel or kind; a workdir that is in use.
     """
-    importers = {AVFLOW: _avflow, TALKER: _talker}
+    importers = {AVFLOW: _avflow, TALKER: _talker, HALLO2: _hallo2}
     if system not in importers:
         raise UserError("no release of this system is known", where="--system",
                         expected=" or ".join(importers), found=system,
@@ -113,6 +120,30 @@ def _talker(folder: str, workdir: str, file: str | None, config: ConfigDict | No
         return recipes
 
     return weights.import_file(TALKER, str(parts.network), workdir, beside=beside, config=config)
+
+
+def _hallo2(folder: str, workdir: str, file: str | None, config: ConfigDict | None,
+            say: weights.Say) -> ConfigDict:
+    parts = hallo2.parts(folder, file)
+    say(f"network: {parts.network}")
+    if config is None:
+        config = weights.shown_config(HALLO2, str(parts.network), published.opened(
+            str(parts.network)))
+        config.system.update(hallo2.INFERENCE)
+
+    def beside(settings: ConfigDict, place: Path) -> dict[str, dict]:
+        recipes, codecs = hallo2.described(parts, settings)
+        _describe(place, recipes, codecs)
+        say(f"pictures: {parts.vae or 'no VAE found, so nothing can be shown or drawn'}")
+        if parts.hearing:
+            own = parts.hearing.with_name("config.json")
+            _keep(place / hallo2_prompt.KEPT, parts.hearing, own)
+        say(f"sound: {parts.hearing or 'none found; avjax generate wants --audio_encoder=FILE'}")
+        say("faces: a recogniser's, <portrait>.face.npy beside each portrait")
+        return recipes
+
+    return weights.import_file(HALLO2, str(parts.network), workdir, beside=beside, config=config,
+                               say=say)
 
 
 def _talker_experiment(parts: talker.Parts, say: weights.Say) -> ConfigDict:

@@ -56,6 +56,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
         return paths
     if prompt.speakers:
         return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
+    streams, = decoder.speakers(streams)
     if not decoder.has_audio(streams):
         raise UserError("nothing was generated", where=prompt.task, expected="at least one frame",
                         found="0", hint="train longer, or raise --config.system.min_patches")

@@ -7,6 +7,7 @@ networks: avjax/systems/x/published.py.
 import importlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from avjax.checkpoint.checkpoints import Checkpoints, load_meta
@@ -50,8 +52,9 @@ def published(system: str, where: str) -> Published:
 
 def published_experiment(system: str) -> ConfigDict:
     """The published experiment, of configs/."""
-    name = published(system, "--system").experiment
-    return importlib.import_module(f"configs.{name}").get_config()
+    name, _, variant = published(system, "--system").experiment.partition(":")
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config(*[variant] * bool(variant))
 
 
 def describe(path: str) -> str:
@@ -95,7 +98,7 @@ def trained(workdir: str, step: str | None, average: bool,
     names = published(config.name, workdir)
     params, meta = load(workdir, api.build(config), "ema" if average else "params", step)
     if unused := [part for part in names.training if part in params]:
-        say(f"left out: {', '.join(unused)}, which only training uses")
+        say(f"left out: {', '.join(unused)}, which no published file has")
     return names.write(jax.tree.map(np.asarray, params), config), config, meta
 
 
@@ -154,7 +157,7 @@ def shown_config(system: str, file: str, state: dict[str, np.ndarray]) -> Config
 
 def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | None = None,
                 data: str | None = None, select: str | None = None,
-                beside: Beside | None = None) -> ConfigDict:
+                beside: Beside | None = None, say: Say = print) -> ConfigDict:
     """A workdir with one checkpoint, step 0, of a published file; returns its config.
 
     The checkpoint is a complete training state (fresh optimizer), so that training continues from
@@ -163,6 +166,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
 
     `beside`: (the config's system, a folder) -> recipes of the features that the network was
     trained on; writes what else belongs into the workdir, which that folder becomes.
+    `say` is told what of the file is left out, and which parameters are fresh.
     """
     folder = Path(workdir)
     _check_free(folder)
@@ -179,12 +183,15 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     model = api.build(config.system)
     expected = abstract_params(model)
     try:
-        params = _with_fresh_parts(names.read(state, config.system), model, config.seed)
+        params = _with_fresh_parts(names.read(state, config.system), model, config.seed,
+                                   names.fresh(config.system), say)
     except Unlike as error:
         wanted = names.write(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape),
                                           expected), config.system)
         raise error.with_shapes(state, wanted, file) from error
     _check_fit(params, expected, file)
+    if unread := names.unread(state, config.system):
+        say(f"left out, as the config has no place for it: {', '.join(unread)}")
 
     temporary = folder.with_name(f".{folder.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -197,7 +204,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
         recipes = beside(config.system, temporary) if beside else {}
         meta = {"config": plain(config), "best_mode": config.train.best_mode, "system": system,
                 "data": {"next_index": 0}, "recipes": dataset.recipes if dataset else recipes,
-                "imported": {"file": Path(file).name, "sha256": file_sha256(file)}}
+                "imported": _origin(file, names)}
         _save(temporary, config, model, params, expected, meta)
         if dataset:
             write_run_files(config, temporary, dataset)
@@ -210,6 +217,14 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return config
+
+
+def _origin(file: str, names: Published) -> dict:
+    """What a checkpoint records of the file, or files, that it was made of."""
+    if not names.files or not os.path.isdir(file):
+        return {"file": Path(file).name, "sha256": file_sha256(file)}
+    return {"folder": Path(file).name, "sha256": {path.name: file_sha256(path)
+                                                  for path in names.files(file).values()}}
 
 
 def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
@@ -234,13 +249,24 @@ def _save(folder: Path, config, model, params, expected, meta: dict) -> None:
         checkpoints.close()
 
 
-def _with_fresh_parts(params: dict, model, seed: int) -> dict:
-    """`params` and, of the parts that it lacks, `init`'s drawn by `seed`."""
-    if not abstract_params(model).keys() - params.keys():
+def _with_fresh_parts(params: dict, model, seed: int, patterns: tuple[str, ...],
+                      say: Say) -> dict:
+    """`params` and, of the parts that it lacks and of parameters whose paths match one of the
+    `patterns`, `init`'s drawn by `seed`."""
+    given = dict(named_leaves(params))
+    expected = [name for name, _ in named_leaves(abstract_params(model)) if name not in given]
+    by_part = {name: name.partition("/")[0] for name in expected}
+    lacking = {name: part for name, part in by_part.items() if part not in params}
+    for name in expected:
+        found = next((p for p in patterns if re.fullmatch(p, name)), None)
+        if found and name not in lacking:
+            lacking[name] = found
+    if not lacking:
         return params
-    rest = jax.jit(lambda key: {part: leaves for part, leaves in model.init(key).items()
-                                if part not in params})
-    return rest(jax.random.key(seed)) | params
+    fresh = jax.jit(lambda key: {name: leaf for name, leaf in named_leaves(model.init(key))
+                                 if name in lacking})(jax.random.key(seed))
+    say(f"not in the file, so fresh: {', '.join(dict.fromkeys(lacking.values()))}")
+    return traverse_util.unflatten_dict(given | fresh, sep="/")
 
 
 def exported_config(system: str, file: str) -> ConfigDict | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import conversations, tavid_quickstart
+from configs import conversations, hallo2, tavid, tavid_quickstart
 from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,7 +38,8 @@ EXPERIMENTS = {
     "talker_coupling": ("separate", "joint"),
     "talker_quickstart": ("", "phonemes"),
     "talker_two_stage": ("two", "single", "speech"),
-    "tavid": ("", "text", "acoustic", "appearance", "mapper", "motion", "temporal", "speaker"),
+    "hallo2": ("", *hallo2.VARIANTS),
+    "tavid": ("", *tavid.VARIANTS),
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", *tavid_quickstart.VARIANTS),
     "vocoder": ("base", "full", "v2", "finetune"),

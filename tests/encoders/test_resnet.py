@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from avjax.encoders import portrait
 from avjax.encoders.degrade import blur, rotate, tint
-from avjax.encoders.published.resnet import import_resnet
+from avjax.encoders.published.resnet import export_resnet, import_resnet
 from avjax.encoders.resnet import ResNet
 from avjax.errors import UserError
 from tests.golden_files import cases, config, relative_error, some, under
@@ -26,6 +26,8 @@ def test_equal_to_the_recording(arrays):
     for name, ours in zip(("stem", "layer1", "layer2", "layer3", "layer4"), stages, strict=True):
         assert relative_error(ours.transpose(0, 3, 1, 2), arrays[name]) < 1e-5, name
     assert relative_error(pooled, arrays["pooled"]) < 1e-5
+    again = import_resnet(export_resnet(params, c["blocks"], c["bn_eps"]), c["blocks"], c["bn_eps"])
+    jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_import_refuses_other_networks():

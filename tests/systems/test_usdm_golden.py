@@ -32,13 +32,15 @@ def prepare(arrays, fresh=False, **overrides):
     c.update(usdm_sizes(state))
     c.num_heads = recorded_config(arrays)["num_attention_heads"]
     c.update(overrides)
-    system = System(c)
+    system, params = System(c), import_usdm(state, c)
 
     def added(key):  # the rest is not computed
         params = system.init(key)
-        return {"voice": params["voice"], "inputs": {"partner": params["inputs"]["partner"]}}
+        return params["voice"], params["inputs"]["partner"]
 
-    return system, import_usdm(state, c, jax.jit(added)(jax.random.key(0)) if fresh else None)
+    if fresh:
+        params["voice"], params["inputs"]["partner"] = jax.jit(added)(jax.random.key(0))
+    return system, params
 
 
 def conditions(units, prompt, lengths=None):
@@ -165,5 +167,5 @@ def test_other_weights_are_refused(arrays):
         usdm_sizes({"encoder.weight": np.zeros(3)})
     with pytest.raises(UserError, match="left over"):
         prepare(arrays | {"sd/estimator.more.weight": np.zeros(3, np.float32)})
-    with pytest.raises(UserError, match="no voice"):
-        prepare(arrays, voice_dim=6)
+    with pytest.raises(UserError, match="another network than the DiT.*block; expected: usdm"):
+        prepare(arrays, block="dit")

@@ -1,9 +1,11 @@
-"""Published ResNet-18 state dicts (torchvision's names) -> parameters of
+"""Published ResNet-18 state dicts (torchvision's names) <-> parameters of
 avjax.encoders.resnet.ResNet, norm "batch".
 
 Each batch norm is folded, with its running statistics, into the convolution before it:
     kernel' = kernel * g,  bias' = beta - mean * g,  g = gamma / sqrt(variance + eps).
-One way only: the statistics cannot be taken out again. The classifier `fc` is left out.
+The statistics cannot be taken out again: an export has norms that only add the bias (mean 0,
+variance 1 - eps, gamma 1), which is the same network, and comes back to the bit. The classifier
+`fc` is left out.
 """
 
 import re
@@ -35,7 +37,7 @@ def convolutions(blocks: Sequence[int] = BLOCKS) -> list[tuple[str, str, str]]:
 def import_resnet(state: dict[str, np.ndarray], blocks: Sequence[int] = BLOCKS,
                   eps: float = EPS) -> dict:
     """{published name: array} -> nested float32 parameters. UserError for entries missing or left
-    over."""
+    over, and for a network of other blocks than the basic ones."""
     left = {name: np.asarray(value) for name, value in state.items()
             if not _IGNORED.fullmatch(name)}
     params: dict = {}
@@ -54,6 +56,42 @@ def import_resnet(state: dict[str, np.ndarray], blocks: Sequence[int] = BLOCKS,
                         found=f"{len(left)} unused entries", expected="a ResNet of basic blocks",
                         hint="check that the file is a ResNet-18's")
     return params
+
+
+def export_resnet(params, blocks: Sequence[int] = BLOCKS, eps: float = EPS) -> dict:
+    """The inverse of `import_resnet`, bit for bit; without the classifier."""
+    out: dict[str, np.ndarray] = {}
+    for conv, norm, ours in convolutions(blocks):
+        node = params
+        for part in ours.split("/"):
+            node = node.get(part, {})
+        if ".downsample." in conv and not node:
+            continue
+        kernel, bias = (np.asarray(node[name], np.float32) for name in ("kernel", "bias"))
+        out |= {f"{conv}.weight": np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)),
+                f"{norm}.weight": np.ones_like(bias), f"{norm}.bias": bias,
+                f"{norm}.running_mean": np.zeros_like(bias),
+                f"{norm}.running_var": np.full_like(bias, 1 - eps)}
+    return out
+
+
+def resnet_sizes(state: dict[str, np.ndarray]) -> dict:
+    """{"widths", "blocks"} that the shapes show. UserError: another network."""
+    stages: dict[int, set[int]] = {}
+    for name in state:
+        if match := re.fullmatch(r"layer(\d+)\.(\d+)\.conv1\.weight", name):
+            stages.setdefault(int(match[1]), set()).add(int(match[2]))
+    if "conv1.weight" not in state or not stages:
+        raise UserError("not a ResNet's state dict", expected="conv1.weight and "
+                        "layer1.0.conv1.weight (torchvision's names)",
+                        found=", ".join(sorted(state)[:3]) or "nothing",
+                        hint="check which network the file is of")
+    if "layer1.0.conv3.weight" in state:
+        raise UserError("a ResNet of bottleneck blocks", where="layer1.0.conv3.weight",
+                        expected="basic blocks of two convolutions (ResNet-18 or -34)",
+                        found="three convolutions a block", hint="take a ResNet-18's file")
+    return {"widths": tuple(state[f"layer{i}.0.conv1.weight"].shape[0] for i in sorted(stages)),
+            "blocks": tuple(len(stages[i]) for i in sorted(stages))}
 
 
 def _take(left: dict[str, np.ndarray], name: str) -> np.ndarray:

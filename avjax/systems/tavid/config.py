@@ -24,6 +24,7 @@ class Config(Section):
     @staticmethod
     def relations(c, need):
         need(c.visual.stage == "temporal", "visual.stage", "temporal")
+        need(c.visual.driver == "units", "visual.driver", "units: a script has no sound yet")
         _check_agreement("number of speakers", c, "text.num_streams", "acoustic.num_speakers",
                          "visual.mapper.streams")
         _check_agreement("codebook", c, "text.num_units", "acoustic.num_units",

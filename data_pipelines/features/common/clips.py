@@ -19,7 +19,8 @@ from data_pipelines.store.schema import arrays_hash
 
 # Options that name files, whose contents are in the recipes and codecs.
 PATHS = ("head_vae", "weights", "tokenizer", "vae", "reader", "vocoder", "unit_encoder",
-         "centroids", "like", "face_codec", "statistics", "audio_codec", "whisper")
+         "centroids", "like", "face_codec", "statistics", "audio_codec", "whisper",
+         "audio_encoder", "audio_tokens")
 NATIVE = "native_rate"  # of the clips' recipe of audio: Hz, before it was resampled
 # copied from the clips where they have them
 CARRIED = ("speaker", "text", "words", "phonemes", "identity")

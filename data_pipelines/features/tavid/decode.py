@@ -1,6 +1,7 @@
 """TAVID's streams, of several speakers -> sound, pictures, faces and poses.
 
-Sound is log-mel, by Griffin-Lim or by a vocoder where the dataset has one. Pictures are at 25 Hz,
+Sound is log-mel, by Griffin-Lim or by a vocoder where the dataset has one, or the sound itself that
+drove the pictures. Pictures are at 25 Hz,
 latents of a VAE. What they show (face code and pose) is `motion` where a system or a dataset gives
 it, else what the face reader sees in the decoded pictures.
 """
@@ -18,15 +19,17 @@ from data_pipelines import decode
 
 
 class StreamDecoder(decode.StreamDecoder):
-    """One speaker's streams: mel (Tm, 80), latents (T, h, w, 4), motion (T, M)."""
+    """One speaker's streams: mel (Tm, 80) or sound (N,), latents (T, h, w, 4), motion (T, M)."""
 
-    heard = ("mel",)
+    heard = ("mel", "sound")
     seen = ("latents", "motion")
     mel_recipe = mel.RECIPE
     fps = 25
 
     def __init__(self, decoder):
         super().__init__(decoder)
+        made = decoder.recipes.get("mel", {})
+        self.mel_recipe = mel.RECIPE | {k: made[k] for k in ("gain", "mean", "std") if k in made}
         recipe = decoder.recipes.get("motion", {})
         self.face_recipe = recipe.get("face", {})
         self._face_dim = recipe.get("face_dim", 0)
@@ -47,10 +50,15 @@ class StreamDecoder(decode.StreamDecoder):
             name: api.Spec(("batch", *shape), "float32", meaning, speaker_axis=shape.index("s") + 1)
             for name, shape, meaning in (("motion", ("time", "s", "m"), "face code and pose"),
                                          ("identity", ("s", "i"), "puppet"),
+                                         ("sound", ("time", "s"), "what drove the pictures"),
                                          ("portraits", ("s", "h", "w", 3), "portrait"))}
 
     def mel(self, streams):
         return np.asarray(streams["mel"], np.float32)
+
+    def waveform(self, streams):
+        sound = streams.get("sound", ())
+        return np.asarray(sound, np.float32) if len(sound) else super().waveform(streams)
 
     def motion_codes(self, streams):
         if len(streams.get("motion", ())):

@@ -9,6 +9,9 @@ A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     mel (441 * 2 T25 // 256, S, 80)  normalised log-mel of each channel
     voices (S, 256)                  speaker embeddings of the whole recording
     portraits (S, H, W, 3), faces (S, F)               of each speaker, and its face embedding
+    audio (T25, S, A), audio_tokens (T25, S, M K)   with an audio encoder: what drives Hallo2, see
+                                     sounding.py
+    regions (S, h, w, 3), face_mask (S, H, W)       with it and a VAE: where a face lies
     motion (T25, S, M)               where known: face code, then z-scored pose of the pictures
     latents (T25, S, h, w, 4), reference (S, h, w, 4)  with a VAE: of pictures and portraits
 Pictures are drawn and encoded here and not kept. Everything fitted is fitted on one split. What
@@ -27,17 +30,21 @@ import numpy as np
 from avjax.encoders import units as unit_library
 from avjax.encoders import voices as voice_encoders
 from avjax.errors import UserError
-from avjax.signal import mel
+from avjax.signal import level, mel
+from avjax.systems.tavid.acoustic.config import USDM_MEL
+from avjax.systems.tavid.visual.config import REGIONS
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.features.common.painter import Painter
-from data_pipelines.features.tavid import conversations, frozen_encoders
+from data_pipelines.features.tavid import conversations, frozen_encoders, sounding
 from data_pipelines.features.tavid.conversations import HOP, RATE
 from data_pipelines.features.tavid.frozen_encoders import BATCH, Encoders, Source
+from data_pipelines.features.tavid.given_faces import GivenFaces
 from data_pipelines.features.tavid.tokenizer import KINDS, DialogueTokenizer, text_features
 from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import FAMILY, SPEAKERS, Feature
 
+MEL = {"avflow": mel.SPEECH, "usdm": USDM_MEL | {"level": level.RECIPE}}
 SCRIPTS = ("auto", "needed", "none")
 
 
@@ -63,6 +70,17 @@ def extract(
     voice: Annotated[str, Option("what a voice is: statistics of its sound, or the vector of the "
                                  "network in the package resemblyzer",
                                  voice_encoders.KINDS)] = "statistics",
+    mel_statistics: Annotated[str, Option("mean and deviation of mel: AV-Flow's, or those of the "
+                                          "published unit Voicebox", tuple(MEL))] = "avflow",
+    audio_encoder: Annotated[str | None, Option("wav2vec 2.0 weights whose layers drive Hallo2, or "
+                                                "random")] = None,
+    audio_tokens: Annotated[str | None, Option("what makes Hallo2's audio tokens of them, for the "
+                                               "Motion Mapper's warm start: net.pth, or a workdir "
+                                               "of configs/hallo2.py")] = None,
+    face_embeddings: Annotated[str | None, Option("a recogniser's embeddings instead of the stand-"
+                                                  "in: a folder of SPEAKER.face.npy or CLIP.face."
+                                                  "npy, or \"clips\", whose column they are"
+                                                  )] = None,
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 64,
     zoom: Annotated[float, Option("of puppets", above=0)] = 1.2,
     video: Annotated[float, Option("share of the training examples with latents and motion; the "
@@ -101,6 +119,13 @@ def extract(
         pictures.latent_shape(size, size)  # before anything is computed
     reader_codec = frozen_encoders.load_reader(reader, painter) if seen and reader else None
     vocoder_codec = frozen_encoders.load_vocoder(vocoder)
+    if audio_tokens and not audio_encoder:
+        raise UserError("audio tokens of no sound", where="--audio_tokens",
+                        expected="--audio_encoder beside it", found="none")
+    sound = frozen_encoders.load_sound(audio_encoder, seed) if audio_encoder else None
+    projection = sounding.load_tokens(audio_tokens, sound) if audio_tokens else None
+    given = GivenFaces(face_embeddings, clips, prefixes) if painter and face_embeddings else None
+    common.choice("mel_statistics", mel_statistics, tuple(MEL))
     if scripts == "auto":
         scripts = _scripts(clips, fit_split) if len(prefixes) > 1 else "none"
     has_text = scripts == "needed"
@@ -112,7 +137,11 @@ def extract(
                     layer=layer, tokens=tokens, size=size, zoom=zoom, video=video,
                     max_seconds=max_seconds, seed=seed, fit_split=fit_split,
                     **({} if has_text else {"scripts": scripts}),
-                    **({} if voice == "statistics" else {"voice": voice})) as job:
+                    **{name: value for name, value in (
+                        ("voice", voice), ("mel_statistics", mel_statistics),
+                        ("audio_encoder", audio_encoder), ("audio_tokens", audio_tokens),
+                        ("face_embeddings", face_embeddings))
+                       if value not in (None, "statistics", "avflow")}) as job:
         if has_text and tokenizer is None:
             tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens,
                                               speakers=len(prefixes))
@@ -121,9 +150,10 @@ def extract(
                                           centroids, layer, seed)
         faces, first_portraits = None, {}
         if painter:
-            faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split)
+            faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split,
+                                                               given)
         encoders = Encoders(tokenizer, units, voices, faces, painter, pictures, reader_codec,
-                            vocoder_codec)
+                            vocoder_codec, sound, projection, given, MEL[mel_statistics])
         speakers = frozen_encoders.speakers_of(source, fit_split, mean_voices, first_portraits)
         return _write(job, source, encoders, speakers, video if seen else 0.0, max_seconds, max_bad,
                       fit_split, name, progress)
@@ -217,9 +247,13 @@ def _of_recording(record, voices_SV, source: Source, encoders: Encoders) -> dict
     if encoders.painter:
         portraits_SHWC = np.stack([frozen_encoders.portrait_of(clip, p, encoders.painter)
                                    for p in source.prefixes])
-        out |= {"portraits": portraits_SHWC, "faces": encoders.faces(portraits_SHWC)}
+        out |= {"portraits": portraits_SHWC,
+                "faces": encoders.given_faces(clip, record.names) if encoders.given_faces
+                else encoders.faces(portraits_SHWC)}
         if encoders.pictures:
             out["reference"] = encoders.pictures.encode(portraits_SHWC)
+        if encoders.pictures and encoders.sound:
+            out |= _shapes(encoders, out["reference"].shape[:3], portraits_SHWC.shape[1:3])
     return out
 
 
@@ -228,7 +262,13 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
     audio = [a[piece.start * HOP:piece.end * HOP] for a in record.audio]
     out = {"text": piece.script.text,
            "units": units_TS[2 * piece.start:2 * piece.end],
-           "mel": np.stack([mel.normalise(mel.log_mel(a)) for a in audio], 1).astype(np.float32)}
+           "mel": np.stack([mel.normalise(mel.log_mel(a, encoders.mel), encoders.mel)
+                            for a in audio], 1).astype(np.float32)}
+    if encoders.sound:
+        heard = [encoders.sound(frozen_encoders.at_16k(a), piece.end - piece.start) for a in audio]
+        out["audio"] = np.stack(heard, 1)
+        if encoders.audio_tokens:
+            out["audio_tokens"] = np.stack([encoders.audio_tokens(x) for x in heard], 1)
     if encoders.tokens:
         text, last = encoders.tokens.encode(piece.script), 2 * (piece.end - piece.start)
         # the last sound may end within the frame that is cut off
@@ -245,6 +285,13 @@ def _of_piece(record, piece: conversations.Piece, units_TS, source: Source, enco
         out["latents"] = np.stack([encoders.pictures.encode(x) for x in drawn],
                                   1).astype(np.float16)
     return out
+
+
+def _shapes(encoders: Encoders, latents, pixels) -> dict[str, np.ndarray]:
+    """The maps of every speaker's portrait. latents: (S, h, w); pixels: (H, W)."""
+    recipe = encoders.painter.recipe
+    return {"regions": np.stack([sounding.regions(recipe, *latents[1:])] * latents[0]),
+            "face_mask": np.stack([sounding.face_mask(recipe, *pixels)] * latents[0])}
 
 
 def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
@@ -266,6 +313,12 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
     if source.has_identity:
         out["identity"] = Feature((speakers, *source.clips.features["identity"].shape), "float32",
                                   "identity vectors")
+    if encoders.sound:
+        out["audio"] = Feature((None, speakers, encoders.sound.width), "float16",
+                               "frames of every layer of wav2vec 2.0", "", RATE, apart=True)
+    if encoders.audio_tokens:
+        out["audio_tokens"] = Feature((None, speakers, encoders.audio_tokens.width), "float16",
+                                      "Hallo2's audio tokens", "", RATE, apart=True)
     if not encoders.painter:
         return out
     size = encoders.painter.size
@@ -281,4 +334,9 @@ def _schema(source: Source, encoders: Encoders) -> dict[str, Feature]:
         out |= {"reference": Feature((speakers, *shape), "float32", "latents of the portraits"),
                 "latents": Feature((None, speakers, *shape), "float16", "latents of the pictures",
                                    "", RATE, apart=True)}
+    if encoders.pictures and encoders.sound:
+        out |= {"regions": Feature((speakers, *shape[:2], 3), "float32", "weights of the regions "
+                                   f"{', '.join(REGIONS)} in the portraits"),
+                "face_mask": Feature((speakers, size, size), "float32", "where the faces lie in "
+                                     "the portraits")}
     return out

@@ -17,6 +17,7 @@ import numpy as np
 from avjax.encoders import portrait
 from avjax.encoders import units as unit_library
 from avjax.encoders import voices as voice_encoders
+from avjax.encoders.driving.layers import RANDOM_KIND, SoundLayers
 from avjax.errors import UserError
 from avjax.signal import level, mel
 from avjax.signal.resample import resampled
@@ -26,10 +27,12 @@ from data_pipelines.features.common import portraits, trained
 from data_pipelines.features.common import units as common_units
 from data_pipelines.features.common.painter import Painter
 from data_pipelines.features.common.units import with_hash
-from data_pipelines.features.tavid import conversations
+from data_pipelines.features.tavid import conversations, sounding
+from data_pipelines.features.tavid.given_faces import COLUMN, GivenFaces
 from data_pipelines.features.tavid.tokenizer import CODEC as TOKENIZER
 from data_pipelines.features.tavid.tokenizer import DialogueTokenizer
 from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import recipe_hash
 
 BATCH = 8  # dialogues whose channels are given to the unit encoder together
 _FIT_RECORDINGS = 4000  # that voices are fitted on, the first of the split
@@ -49,7 +52,8 @@ class Source:
         self.clips, self.prefixes, self.painter = clips, prefixes, painter
         self.needs_script, self.voice_maker = needs_script, voice_encoders.maker(
             voice, common_units.mesh())
-        columns = ["speaker", "audio", "words", "identity", *(painter.columns if painter else ())]
+        columns = ["speaker", "audio", "words", "identity", COLUMN,
+                   *(painter.columns if painter else ())]
         wanted = ["id", "text", "events", *(p + c for p in prefixes for c in columns)]
         self.fields = tuple(c for c in dict.fromkeys(wanted) if c in clips.features)
         self.has_identity = all(f"{p}identity" in clips.features for p in prefixes)
@@ -133,14 +137,24 @@ class Encoders:
     pictures: object = None
     reader: object = None
     vocoder: object = None
+    sound: SoundLayers | None = None
+    audio_tokens: sounding.AudioTokens | None = None
+    given_faces: GivenFaces | None = None
+    mel: dict = dataclasses.field(default_factory=lambda: dict(mel.SPEECH))
 
     def recipes(self) -> dict[str, dict]:
         """{feature: how it is made}, with the hash of everything fitted."""
         out = {"voices": with_hash(self.voices),
-               "units": with_hash(self.units) | {"level": level.RECIPE}, "mel": dict(mel.SPEECH)}
+               "units": with_hash(self.units) | {"level": level.RECIPE}, "mel": dict(self.mel)}
+        out |= {"audio": self.sound.recipe} if self.sound else {}
+        out |= {"audio_tokens": self.audio_tokens.recipe | {"of": recipe_hash(self.sound.recipe)}
+                } if self.audio_tokens else {}
         out |= {"tokens": self.tokens.recipe} if self.tokens else {}
         if self.painter:
             out |= {"portraits": self.painter.recipe, "faces": with_hash(self.faces)}
+            if self.sound:
+                out |= {name: sounding.SHAPES | {"portraits": self.painter.recipe}
+                        for name in ("regions", "face_mask")}
             out |= {"motion": self.painter.motion_recipe} if self.painter.has_motion else {}
         if self.pictures:
             latents = with_hash(self.pictures)
@@ -219,8 +233,10 @@ def fit_voices(job, source, split) -> tuple[voice_encoders.Voice, dict[str, np.n
     return encoder, {str(n): encoder.scale(raw[names == n]).mean(0) for n in np.unique(names)}
 
 
-def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, np.ndarray]]:
-    """Fitted on one portrait a training speaker; and those, by name."""
+def fit_faces(job, source, split, given: GivenFaces | None
+              ) -> tuple[portrait.PortraitEncoder, dict[str, np.ndarray]]:
+    """Fitted on one portrait a training speaker, or, of embeddings that are `given`, what says so;
+    and those portraits, by name."""
     def fit():
         found = {}
         for record in source.usable(split):
@@ -236,7 +252,12 @@ def fit_faces(job, source, split) -> tuple[portrait.PortraitEncoder, dict[str, n
 
     arrays = job.once("portraits", fit)
     first = dict(zip(map(str, arrays["names"]), arrays["portraits"], strict=True))
-    return portrait.fit(arrays["portraits"]), first
+    return (portrait.given(given.width) if given else portrait.fit(arrays["portraits"])), first
+
+
+def load_sound(path: str, seed: int) -> SoundLayers:
+    """What hears the sound that drives pictures: a published file, or a random network."""
+    return SoundLayers.random(seed) if path == RANDOM_KIND else SoundLayers.from_checkpoint(path)
 
 
 def load_pictures(path):

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from avjax.fields import Recipe, Section, field
 from avjax.nn import config_fields
-from avjax.signal import mel
+from avjax.signal import level, mel
 
 # what the published weights were trained on
 USDM_MEL = mel.RECIPE | {"gain": 1.0, "mean": -5.5419, "std": 2.1575}
@@ -158,7 +158,7 @@ def usdm() -> ConfigDict:
         guidance_units=2.0,
         guidance_voice=2.0,
     )
-    c.mel_recipe = ConfigDict(USDM_MEL)
+    c.mel_recipe = ConfigDict(USDM_MEL | {"level": level.RECIPE})
     return c
 
 

@@ -1,17 +1,28 @@
-"""The published unit Voicebox (naver-ai/xlsr-token-Voicebox) -> parameters of the acoustic denoiser
-with block "usdm".
+"""The published unit Voicebox (naver-ai/xlsr-token-Voicebox) <-> parameters of the acoustic
+denoiser with block "usdm": one name table, both directions.
 
 Published layouts: a Linear's weight is (out, in), a Conv1d's (out, in / groups, kernel); names
-begin with "estimator.". The positional convolutions are weight-normed with one magnitude a tap.
+begin with "estimator.". The positional convolutions are weight-normed with one magnitude a tap:
+folded on import, split on export, so that what was exported comes back to the bit, while the
+magnitudes and directions of another file come back as the same weights.
 """
+
+import re
 
 import numpy as np
 
 from avjax.errors import UserError
 from avjax.weights.fold import fold_weight_norm
-from avjax.weights.names import gather
+from avjax.weights.layouts import as_is, transposed
+from avjax.weights.names import gather, scatter
+from avjax.weights.published import Published
 
 PREFIX = "estimator."
+ADDED = (r"voice/.*", r"inputs/partner/.*")  # ours, which the published network has not
+_NORMED = re.compile(r"(pos_conv_embeds\.\d+\.conv\.)weight")
+
+kernel = (lambda w: w.transpose(2, 1, 0),) * 2  # (out, in, k) <-> (k, in, out)
+point = (lambda w: w[:, :, 0].T, lambda k: k.T[:, :, None])  # (out, in, 1) <-> (in, out)
 
 
 def usdm_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
@@ -36,26 +47,41 @@ def usdm_sizes(state: dict[str, np.ndarray]) -> dict[str, int]:
                         hint="check which model the file is of") from error
 
 
-def import_usdm(state: dict[str, np.ndarray], config, fresh: dict | None = None) -> dict:
-    """Published names -> our parameters, float32.
+def import_usdm(state: dict[str, np.ndarray], config) -> dict:
+    """Published names -> our parameters, float32; without those of ADDED, which change nothing
+    until they are trained. UserError: an entry missing, left over or of another size, or a config
+    of the other block."""
+    _check_block(config)
+    return gather({name: np.asarray(value, np.float32) for name, value in _own(state).items()},
+                  _rows(config))
 
-    `fresh`: `System(config).init(key)`, needed where the config has a voice or partners, which the
-    published network has not; these are taken from it and change nothing until they are trained.
-    UserError: an entry missing, left over or of another size.
-    """
-    params = gather({name: np.asarray(value, np.float32) for name, value in _own(state).items()},
-                    _rows(config))
+
+def export_usdm(params, config) -> dict[str, np.ndarray]:
+    """The inverse of `import_usdm`. UserError: a config of the other block, or with conditions that
+    the published network has not."""
+    _check_block(config)
     if config.voice_dim or config.partner:
-        if fresh is None:
-            raise UserError("the published weights have no voice and no partners",
-                            where="import_usdm",
-                            expected="fresh parameters of the config for those",
-                            hint="pass fresh=System(config).init(key), or set voice_dim = 0 and "
-                            "partner = False")
-        params |= {"voice": fresh["voice"]} if config.voice_dim else {}
-        if config.partner:
-            params["inputs"]["partner"] = fresh["inputs"]["partner"]
-    return params
+        raise UserError("the published Voicebox has no voice and no partners",
+                        where="config.system", expected="voice_dim 0, partner False",
+                        found=f"voice_dim {config.voice_dim}, partner {config.partner}",
+                        hint="its weights alone would be another model's; use the Orbax "
+                             "checkpoint as it is")
+    out = {}
+    for name, value in scatter(params, _rows(config)).items():
+        if match := _NORMED.fullmatch(name):
+            norm = np.sqrt(np.sum(np.square(value, dtype=np.float64), (0, 1), keepdims=True))
+            pair = f"{PREFIX}{match[1]}parametrizations.weight.original"
+            out |= {f"{pair}0": norm.astype(value.dtype), f"{pair}1": value}
+        else:
+            out[PREFIX + name] = value
+    return out
+
+
+def _check_block(config) -> None:
+    if config.block != "usdm":
+        raise UserError("the published Voicebox is another network than the DiT",
+                        where="config.system.block", expected="usdm", found=config.block,
+                        hint="import with --config=configs/tavid.py:voicebox")
 
 
 def _own(state):
@@ -63,34 +89,28 @@ def _own(state):
                              value in state.items()})
 
 
+def _by_head(heads: int) -> tuple:
+    """(H K, D) <-> (D, H, K); a bias (H K,) <-> (H, K)."""
+    return (lambda x: (x.T if x.ndim == 2 else x).reshape(*x.shape[1:], heads, -1),
+            lambda x: x.reshape(*x.shape[:-2], -1).T)
+
+
 def _rows(config):
-    """(published names, our path, (to ours, None), layer): see avjax.weights.names."""
-    heads = config.num_heads
+    """(published names, our path, (to ours, to theirs), layer): see avjax.weights.names."""
     half = config.num_layers // 2
+    by_head = _by_head(config.num_heads)
+    rows = [(("embed.weight",), "inputs/embedding", as_is, None)]
 
-    def same(x):
-        return x
+    def linear(theirs, ours, layer=None, weight=transposed, bias=as_is,
+               names=("kernel", "bias")):
+        rows.append(((f"{theirs}.weight",), f"{ours}/{names[0]}", weight, layer))
+        rows.append(((f"{theirs}.bias",), f"{ours}/{names[1]}", bias, layer))
 
-    def matrix(w):  # Linear, or Conv1d of kernel 1
-        return w.reshape(w.shape[:2]).T
-
-    def conv(w):
-        return w.transpose(2, 1, 0)
-
-    def by_head(x):
-        return (x.T if x.ndim == 2 else x).reshape(*x.shape[1:], heads, -1)
-
-    rows = [("embed.weight", "inputs/embedding", same, None)]
-
-    def linear(theirs, ours, layer=None, kernel=matrix, bias=same, names=("kernel", "bias")):
-        rows.append((f"{theirs}.weight", f"{ours}/{names[0]}", kernel, layer))
-        rows.append((f"{theirs}.bias", f"{ours}/{names[1]}", bias, layer))
-
-    linear("proj_in", "inputs/project")
-    linear("proj_out", "outputs")
-    linear("layer_norm", "norm", kernel=same, names=("scale", "bias"))
+    linear("proj_in", "inputs/project", weight=point)
+    linear("proj_out", "outputs", weight=point)
+    linear("layer_norm", "norm", weight=as_is, names=("scale", "bias"))
     for i in range(config.position_depth):
-        linear(f"pos_conv_embeds.{i}.conv", f"positions/convs_{i}", kernel=conv)
+        linear(f"pos_conv_embeds.{i}.conv", f"positions/convs_{i}", weight=kernel)
     for i in range(config.num_layers):
         theirs = f"layers.{i}"
         ours = "down" if i < half else "up"
@@ -101,7 +121,16 @@ def _rows(config):
         linear(f"{theirs}.feed_forward.intermediate_dense", f"{ours}/mlp_in", layer)
         linear(f"{theirs}.feed_forward.output_dense", f"{ours}/mlp_out", layer)
         for name, norm in (("layer_norm", "attention_norm"), ("final_layer_norm", "mlp_norm")):
-            linear(f"{theirs}.{name}", f"{ours}/{norm}", layer, same, names=("scale", "bias"))
+            linear(f"{theirs}.{name}", f"{ours}/{norm}", layer, as_is, names=("scale", "bias"))
     for i in range(half):
         linear(f"skip_connections_layers.{i}", "up/skip", i)
-    return [((theirs,), ours, (to_ours, None), layer) for theirs, ours, to_ours, layer in rows]
+    return rows
+
+
+PUBLISHED = Published(
+    experiment="tavid:voicebox",
+    read=import_usdm,
+    write=export_usdm,
+    sizes=lambda state, config: usdm_sizes(state) | {"voice_dim": 0, "partner": False},
+    fresh=lambda config: ADDED,
+)

@@ -63,12 +63,22 @@ class Config(Net):
     target: str = field("motion", "Feature (frames, streams, target_dim) of the examples that is "
                         "regressed.")
     target_dim: int = field(64, "Its width.", minimum=1)
+    head: str = field("linear", "From a frame's tokens to the target: linear, one layer, which the "
+                      "denoiser does not get; none, the tokens are the target (Hallo2's audio "
+                      "tokens), so that attention which was trained on it knows them.",
+                      choices=("linear", "none"))
     segment: int = field(250, "Frames of a training crop (10 s).", minimum=1)
     smooth: float = field(1.0, "Error at which the loss turns from square to linear.", above=0)
     unit_dropout: float = field(0.0, "Share of examples from which a partner's channel is hidden.")
     frame_rate: float = config_fields.FRAME_RATE
     units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
     compute_dtype: str = config_fields.COMPUTE_DTYPE
+
+    @staticmethod
+    def relations(c, need):
+        Net.relations(c, need)
+        need(c.head == "linear" or c.target_dim == c.tokens * c.token_dim, "target_dim",
+             f"tokens * token_dim = {c.tokens * c.token_dim} without a head")
 
 
 def tiny_net() -> ConfigDict:

@@ -259,6 +259,8 @@ class TokenWindows(nn.Module):
         """`length_B`: frames that are real."""
         B, T, M, W = tokens_BTMW.shape
         margin = self.config.margin
+        if not margin:  # one place says nothing
+            return tokens_BTMW
         place = self.param("place", nn.initializers.normal(0.5),
                            (2 * margin + 1, W)).astype(self.dtype)
         if length_B is not None:

@@ -66,5 +66,5 @@ class MapperRows(Rows):
                             hint="extract the dataset again")
         start = int(rng.integers(max(frames - F, 0) + 1))
         return {"units": fit(units, UNITS_A_FRAME * start, UNITS_A_FRAME * F),
-                self.target: fit(target, start, F),
+                self.target: fit(target, start, F).astype(np.float32),
                 "mask": (np.arange(F) < frames - start).astype(np.float32)}

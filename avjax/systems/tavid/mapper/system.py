@@ -7,6 +7,8 @@ ablation joint | dual | concat. Ours by choice; the paper does not say how the m
 Suffixes: B batch, U units (50 Hz), T frames (25 Hz), S streams, M target width.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,7 @@ MAPPER_RULES = (
 
 
 class Regressor(nn.Module):
-    """The mapper and one linear layer from a frame's tokens to the target."""
+    """The mapper and, with config.head, one linear layer from a frame's tokens to the target."""
 
     config: Net
     dtype: jnp.dtype
@@ -58,12 +60,14 @@ class Regressor(nn.Module):
     def setup(self):
         c = self.config
         self.mapper = MotionMapper(c, self.dtype)
-        self.head = Dense(c.target_dim, c.tokens * c.token_dim, init_scale=c.init_scale)
+        if c.head == "linear":
+            self.head = Dense(c.target_dim, c.tokens * c.token_dim, init_scale=c.init_scale)
 
     def __call__(self, units_BUS, length_B=None):
         """-> (B, T, M) float32 of stream 0."""
         tokens_BTMW = self.mapper(units_BUS, length_B)
-        return self.head(tokens_BTMW.astype(jnp.float32).reshape(*tokens_BTMW.shape[:2], -1))
+        tokens = tokens_BTMW.astype(jnp.float32).reshape(*tokens_BTMW.shape[:2], -1)
+        return self.head(tokens) if self.config.head == "linear" else tokens
 
 
 class System(api.System):
@@ -83,7 +87,7 @@ class System(api.System):
         self.batch_spec, self.example_spec, self.conditions_spec, self.streams_spec = specs(c)
 
     def init(self, key):
-        """Fresh float32 parameters {"mapper", "head"}."""
+        """Fresh float32 parameters {"mapper"} and, with config.head, {"head"}."""
         return self.net.init(key, jnp.zeros((1, 2, self.config.streams), jnp.int32))["params"]
 
     def loss(self, params, batch, key):
@@ -137,7 +141,9 @@ def specs(c):
              c.target: Spec(("batch", F, S, M), **target, sequence=1),
              "mask": Spec(("batch", F), "float32", "1 = real frame, 0 = padding", rate=c.frame_rate,
                           sequence=1)}
-    example = {"units": Spec(("batch", "units", S), **units),
-               c.target: Spec(("batch", "time", S, M), **target)}
+    stream = Spec(("batch", "time", S, M), **target)
+    # tokens are many, so stored in 16 bits
+    stored = dataclasses.replace(stream, dtype="float16") if c.head == "none" else stream
+    example = {"units": Spec(("batch", "units", S), **units), c.target: stored}
     conditions = {"units": example["units"], "units_length": length}
-    return batch, example, conditions, {c.target: example[c.target], f"{c.target}_length": length}
+    return batch, example, conditions, {c.target: stream, f"{c.target}_length": length}

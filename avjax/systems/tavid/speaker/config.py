@@ -18,6 +18,9 @@ class Config(Section):
                         choices=("pixels", "reference", "none"))
     size: int = field(256, "Portraits are size x size; with inputs=reference, the map is (size, "
                       "size, map_width).", minimum=1)
+    colours: str = field("signal", "How portraits are scaled: signal, to [-1, 1]; imagenet, by the "
+                         "means and deviations that published ResNets were trained with.",
+                         choices=("signal", "imagenet"))
     map_width: int = field(3, "Channels of the map.", minimum=1)
     map: str = field("reference", "The feature that holds the map.")
     speakers: int = field(2, "Of an example; each is a training row.", minimum=1)
@@ -61,6 +64,11 @@ def full() -> ConfigDict:
     """On portraits of 256 x 256. For VoxCeleb2: batch 256, AdamW 1e-4, weight decay .05, 100 k
     steps."""
     return Config.make()
+
+
+def resnet18() -> ConfigDict:
+    """On portraits of 512 x 512, with torchvision's ResNet-18 inside."""
+    return Config.make(size=512, norm="batch", colours="imagenet")
 
 
 def tiny() -> ConfigDict:

@@ -21,6 +21,9 @@ from avjax.systems.api import Spec
 from avjax.systems.tavid.speaker.config import Config, check
 from avjax.systems.tavid.speaker.rows import FRAMES, SpeakerRows
 
+# of red, green and blue, as torchvision's weights want them
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # the mapper's parameters under a prefix: the ResNet's convolutions and the joining layers are split
 # over fsdp
 SPEAKER_RULES = (
@@ -52,7 +55,7 @@ class SpeakerNet(nn.Module):
         """pictures_NHWC: uint8 portraits or a float map, None without; -> (N, V) float32."""
         parts = [faces_NF.astype(jnp.float32)]
         if self.config.inputs != "none":
-            parts.insert(0, self.resnet(to_signal(pictures_NHWC)))
+            parts.insert(0, self.resnet(to_signal(pictures_NHWC, self.config.colours)))
         x_ND = jnp.concatenate(parts, axis=-1)
         for layer in self.hidden:
             x_ND = gelu(layer(x_ND))
@@ -136,7 +139,10 @@ def specs(c, picture: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
     return batch, batch | {FRAMES: frames}
 
 
-def to_signal(pictures):
-    """uint8 -> float32 in [-1, 1]; maps stay as they are."""
-    return (pictures.astype(jnp.float32) / 127.5 - 1 if pictures.dtype == jnp.uint8
-            else pictures.astype(jnp.float32))
+def to_signal(pictures, colours: str = "signal"):
+    """uint8 -> float32, in [-1, 1] or by ImageNet's statistics; maps stay as they are."""
+    if pictures.dtype != jnp.uint8:
+        return pictures.astype(jnp.float32)
+    if colours == "imagenet":
+        return (pictures.astype(jnp.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    return pictures.astype(jnp.float32) / 127.5 - 1

@@ -35,7 +35,7 @@ class Benchmark(benchmarking.Benchmark):
         """The training step, and sampling one clip of all speakers."""
         system = resized(config, options)
         c = system.config
-        conditions = {name: spec.resolve(batch=1, units=UNITS_A_FRAME * c.clip)
+        conditions = {name: spec.resolve(batch=1, units=UNITS_A_FRAME * c.clip, time=c.clip)
                       for name, spec in system.conditions_spec.items()}
         params = jax.eval_shape(system.init, jax.random.key(0))
         arguments = (params, conditions, jax.eval_shape(benchmarking.one_key))
@@ -48,10 +48,13 @@ class Benchmark(benchmarking.Benchmark):
         settings = config.system.copy_and_resolve_references()
         settings.steps = steps or settings.steps
         system = api.build(settings)
-        conditions = random_arrays({name: spec.resolve(batch=1, units=UNITS_A_FRAME * frames)
+        conditions = random_arrays({name: spec.resolve(batch=1, units=UNITS_A_FRAME * frames,
+                                                       time=frames)
                                     for name, spec in system.conditions_spec.items()})
-        conditions["units"] = np.zeros_like(conditions["units"])
-        conditions["units_length"] = np.full((1,), UNITS_A_FRAME * frames, np.int32)
+        driver = settings.driver
+        if driver == "units":
+            conditions["units"] = np.zeros_like(conditions["units"])
+        conditions[f"{driver}_length"] = np.full((1,), conditions[driver].shape[1], np.int32)
         speakers = settings.mapper.streams
         return Compiled(name=f"sample {frames} frames x {speakers}",
                         describe={"case": "sample", "frames": frames, "speakers": speakers,

@@ -24,7 +24,6 @@ from avjax.nn.layers import Dense, LayerNorm, gelu
 from avjax.sharding.activations import each_frame, fold_frames, num_shards, shard, unfold_frames
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
-REGIONS = ("full", "face", "lip")
 
 
 class Attention(nn.Module):

@@ -14,10 +14,12 @@ from avjax.systems.tavid.mapper.config import Net, tiny_net
 
 STAGES = ("appearance", "motion", "temporal")
 UNITS_A_FRAME = 2
+REGIONS = ("full", "face", "lip")  # in the order of the column `regions`
 # What each stage trains, by parameter path; the published second stage trains the temporal modules
 # only
-TRAINABLE = {"appearance": r"reference/.*|image_projection/.*|denoiser/(?!.*/(motion|temporal)/).*",
-             "motion": r"mapper/.*|windows/.*|denoiser/.*/motion/.*",
+TRAINABLE = {"appearance": r"(reference|image_projection|face_locator)/.*"
+                           r"|denoiser/(?!.*/(motion|temporal)/).*",
+             "motion": r"(mapper|windows|audio_projection)/.*|denoiser/.*/motion/.*",
              "temporal": r"denoiser/.*/temporal/.*"}
 
 
@@ -33,8 +35,8 @@ class UNet(Section):
                             "latent_dim * patch^2.", minimum=1)
     face_dim: int = field(768, "Width of the face tokens.", minimum=1)
     motion_dim: int = field(768, "Width of the motion tokens.", minimum=1)
-    regions: tuple[str, ...] = field(("full",), "One motion cross-attention each. Hallo2: full, "
-                                     "face, lip, which differ by masks that nothing here makes.")
+    regions: tuple[str, ...] = field(("full",), "One motion cross-attention each, of full, face "
+                                     "and lip (Hallo2: all), which differ by their masks.")
     temporal_groups: int = field(32, "Groups of the temporal transformers' norms.", minimum=1)
     temporal_length: int = field(32, "Frames that the temporal transformers have positions for.",
                                  minimum=1)
@@ -54,13 +56,33 @@ class Dropout(Section):
     motion_frames: float = field(0.05, "Share of rows without motion frames.", minimum=0, below=1)
 
 
+class Audio(Section):
+    """Sound as Hallo2 gives it to its networks: frames of all layers of wav2vec 2.0."""
+
+    layers: int = field(12, "Of the encoder, whose frames are side by side.", minimum=1)
+    width: int = field(768, "Of a layer's frames.", minimum=1)
+    margin: int = field(2, "Frames to either side that a frame's tokens are made of.", minimum=0)
+    hidden: int = field(512, "Width of the two layers in between.", minimum=1)
+    tokens: int = field(32, "Tokens of a frame, unet.motion_dim wide.", minimum=1)
+
+
 class Config(Section):
     name: str = config_fields.system_name("tavid.visual")
     stage: str = field("appearance", "What is trained: single frames; the mapper and its attention "
                        "as well; clips.", choices=STAGES)
     # networks
     unet: UNet = field(None, "Of the reference net and the denoiser.")
-    mapper: Net = field(None, "The Motion Mapper.")
+    driver: str = field("units", "What makes the motion tokens: units, by the Motion Mapper, of "
+                        "all speakers; audio, by Hallo2's projection, of the speaker's own sound.",
+                        choices=("units", "audio"))
+    mapper: Net = field(None, "The Motion Mapper; where sound drives, its `streams` alone count.")
+    audio: Audio = field(None, "Of driver audio.")
+    masks: bool = field(False, "The regions' shares are weighted by where the regions lie in the "
+                        "reference (column `regions`), as in Hallo2; False: everywhere alike.")
+    locator: tuple[int, ...] = field((), "Widths of the face locator, which sees the face's mask "
+                                     "(column `face_mask`), finest first; each but the last halves "
+                                     "the size. Hallo2: 16, 32, 64, 128; none = no locator.",
+                                     minimum=1)
     path: str = field("full", "full: every temporal module runs and sees the motion frames; "
                       "published, eval: the release's two.", choices=("full", "published", "eval"))
     predicts: str = field("velocity", "What the denoiser's last layer gives: the velocity "
@@ -115,6 +137,7 @@ class Config(Section):
     sample_motion_drop: float = field(0.0, "motion_drop when sampling; the release drops 0.25 "
                                       "there too.", minimum=0, maximum=1)
     units_recipe: Recipe = field(None, "How the units must have been made; None = any.")
+    audio_recipe: Recipe = field(None, "How frames of sound must have been made; None = any.")
     latents_recipe: Recipe = field(None, "How the latents must have been made; None = any.")
     faces_recipe: Recipe = field(None, "How face embeddings must have been made; None = any.")
     frame_rate: float = config_fields.FRAME_RATE
@@ -125,8 +148,12 @@ class Config(Section):
         need(c.predicts == "velocity" or c.sample_betas == c.betas, "sample_betas",
              f"{c.betas} where predicts is data",
              hint="the velocity follows from the data by the betas of training")
-        need(c.mapper.token_dim == c.unet.motion_dim, "unet.motion_dim",
+        need(c.driver != "units" or c.mapper.token_dim == c.unet.motion_dim, "unet.motion_dim",
              f"mapper.token_dim = {c.mapper.token_dim}")
+        need(len(c.unet.regions) > 0 and set(c.unet.regions) <= set(REGIONS), "unet.regions",
+             f"some of {', '.join(REGIONS)}")
+        need(c.masks or len(c.unet.regions) == 1, "masks", "True where there are several "
+             "unet.regions", hint="without masks the regions would be one and the same")
         longest = max(c.clip, c.frames) + c.unet.motion_frames
         need(longest <= c.unet.temporal_length, "unet.temporal_length",
              f">= frames and clip + motion_frames = {longest}")
@@ -142,6 +169,21 @@ class Config(Section):
 def full() -> ConfigDict:
     """Hallo2's sizes."""
     return Config.make()
+
+
+def hallo2() -> ConfigDict:
+    """Hallo2 itself: one speaker's sound, all regions and their masks, the face's mask."""
+    c = Config.make(driver="audio", masks=True, locator=(16, 32, 64, 128))
+    c.unet.regions = REGIONS
+    c.mapper.streams = 1
+    return c
+
+
+def mask_size(c) -> tuple[int, int]:
+    """Height and width of the face's mask that the locator brings to the nets' size."""
+    halvings = 2 ** (len(c.locator) - 1)
+    height, width = (n // c.patch * halvings for n in c.latent_size)
+    return height, width
 
 
 def tiny() -> ConfigDict:

@@ -1,10 +1,13 @@
 """Training rows of the visual System: one speaker of one dialogue, a few frames of it, and the
-units around them.
+units around them, or the sound at each of them.
 
     stage        frames                 units                              motion frames
     appearance   anywhere in the video  -                                  -
     motion       anywhere in a window   of all speakers over that window   -
     temporal     consecutive            of all speakers around them        the frames before
+
+Sound is that of the speaker alone, in windows of `margin` frames to either side, the video's first
+and last frame repeated beyond its ends.
 
 Numpy, no jax. A dialogue without pictures (speech alone) takes no room in a row and is left out of
 it.
@@ -35,7 +38,9 @@ class VisualRows(Rows):
     start_share: float
     num_units: int
     streams: int
-
+    driver: str = "units"
+    margin: int = 0
+    shapes: tuple[str, ...] = ()  # columns of every speaker that a row has too
 
     @property
     def window(self) -> int:
@@ -62,12 +67,7 @@ class VisualRows(Rows):
         drawn = -1 if rng.random() < self.portrait_share else int(rng.integers(T))
         if self.stage == "appearance":
             return self.pictures(example, who, rng.integers(T, size=self.frames), drawn)
-        units_US = check_units(example["units"], self.num_units, self.streams, where)
-        if len(units_US) != UNITS_A_FRAME * T:
-            raise UserError("units and latents do not fit together", where=where,
-                            expected=f"{UNITS_A_FRAME} units a frame",
-                            found=f"{len(units_US)} units, {T} frames",
-                            hint="extract the dataset again")
+        driver = self.checked(example, T, where)
         latest = max(T - self.window, 0)
         if self.stage == "motion":
             begin = int(rng.integers(latest + 1))
@@ -77,11 +77,14 @@ class VisualRows(Rows):
             # the last one repeated where the video is too short
             at = np.minimum(first + np.arange(self.frames), T - 1)
             begin = int(np.clip(first - self.context, 0, latest))
-        window = fit(np.roll(units_US, -who, axis=1), UNITS_A_FRAME * begin,
-                     UNITS_A_FRAME * self.window)
-        row = self.pictures(example, who, at, drawn) | {
-            "units": window, "frame": (at - begin).astype(np.int32),
-            "units_length": np.int32(UNITS_A_FRAME * min(self.window, T - begin))}
+        row = self.pictures(example, who, at, drawn)
+        if self.driver == "audio":
+            row["audio"] = self.sound(driver, at, who)
+        else:
+            window = fit(np.roll(driver, -who, axis=1), UNITS_A_FRAME * begin,
+                         UNITS_A_FRAME * self.window)
+            row |= {"units": window, "frame": (at - begin).astype(np.int32),
+                    "units_length": np.int32(UNITS_A_FRAME * min(self.window, T - begin))}
         if self.stage == "temporal":
             before = np.arange(first - self.motion_frames, first)
             copies = np.stack([row["reference"]] * self.motion_frames)
@@ -89,6 +92,26 @@ class VisualRows(Rows):
             if first >= self.motion_frames:
                 row["motion"] = take(example["latents"], before, who)
         return row
+
+    def checked(self, example, T: int, where: str) -> np.ndarray:
+        """The units (2 T, S) or the sound (T, S, A) of an example. UserError: of another codebook,
+        number of speakers or length."""
+        rate = UNITS_A_FRAME if self.driver == "units" else 1
+        driver = example[self.driver]
+        if self.driver == "units":
+            check_units(driver, self.num_units, self.streams, where)
+        if len(driver) != rate * T:
+            raise UserError(f"{self.driver} and latents do not fit together", where=where,
+                            expected=f"{rate} of {self.driver} a frame",
+                            found=f"{len(driver)} of {self.driver}, {T} frames",
+                            hint="extract the dataset again")
+        return driver
+
+    def sound(self, audio_TSA, at_F, who: int) -> np.ndarray:
+        """(F, 2 margin + 1, A) float16: the windows around some frames."""
+        around_W = np.arange(-self.margin, self.margin + 1)
+        at_FW = np.clip(np.asarray(at_F)[:, None] + around_W, 0, len(audio_TSA) - 1)
+        return np.asarray(audio_TSA[at_FW.ravel(), who], np.float16).reshape(*at_FW.shape, -1)
 
     def pictures(self, example, who: int, at, drawn: int) -> dict[str, np.ndarray]:
         """Frames `at` and what they are made of: the face, and as reference the portrait (`drawn`
@@ -104,7 +127,8 @@ class VisualRows(Rows):
             reference = latents_TShwC[allowed[drawn * len(allowed) // T], who]
         return {"latents": take(latents_TShwC, at, who),
                 "reference": np.asarray(reference, np.float32),
-                "face": np.asarray(example["faces"][who], np.float32)}
+                "face": np.asarray(example["faces"][who], np.float32)} | {
+                    name: np.asarray(example[name][who], np.float32) for name in self.shapes}
 
     def first(self, T: int, rng) -> int:
         """First frame of a clip of consecutive frames: after its motion frames, or, now and then,

@@ -11,12 +11,16 @@ Predictions of weight 0 are skipped: separate with s_ref = 1 costs two passes, w
 Suffixes: N = batch * speakers, T frames, F frames of a clip, R motion frames, h w C latents.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from avjax.flow import diffusion
 from avjax.systems.tavid.mapper.net import each_speaker_first
+from avjax.systems.tavid.visual.config import UNITS_A_FRAME
+from avjax.systems.tavid.visual.model import Place
 
 
 def passes(c) -> list[tuple[float, bool, bool]]:
@@ -37,6 +41,30 @@ def fold_speakers(x_BS):
     return rearrange(x_BS, "B S ... -> (B S) ...")
 
 
+class Faces(NamedTuple):
+    """Tokens (N, M, K) of the faces and of none, and where the faces lie in their references."""
+
+    given: jax.Array
+    none: jax.Array
+    place: Place = Place()
+
+
+def sound_tokens(system, params, audio_BTSA, length_B):
+    """As `motion_tokens`, of sound; no sound has tokens of zeros (published)."""
+    c = system.config
+    if c.stage == "appearance":
+        return None
+    audio_NTA = rearrange(audio_BTSA, "B T S A -> (B S) T A").astype(jnp.float32)
+    T = audio_NTA.shape[1]
+    around_W = jnp.arange(-c.audio.margin, c.audio.margin + 1)
+    last_N11 = jnp.maximum(jnp.repeat(length_B, audio_BTSA.shape[2]), 1)[:, None, None] - 1
+    at_NTW = jnp.clip(jnp.arange(T)[:, None] + around_W, 0, last_N11)
+    windows = jax.vmap(lambda x_TA, at_TW: x_TA[at_TW])(audio_NTA, at_NTW)
+    tokens = system.net.apply({"params": params}, windows, method="audio_tokens")
+    wanted = {motion for _, _, motion in passes(c)}
+    return {given: tokens if given else jnp.zeros_like(tokens) for given in sorted(wanted)}
+
+
 def motion_tokens(system, params, units_BUS, length_B):
     """{given: tokens (N, T, M, K)} for units and for none, each speaker in turn as the target; None
     in stage appearance."""
@@ -51,17 +79,20 @@ def motion_tokens(system, params, units_BUS, length_B):
             for given in sorted(wanted)}
 
 
-def face_tokens(system, params, face_NE):
-    """{given: tokens} for the faces and for none."""
-    return {given: system.net.apply({"params": params}, face_NE * given, method="face")
-            for given in (True, False)}
+def face_tokens(system, params, face_NE, shapes=None) -> Faces:
+    """For the faces and for none; `shapes`: {"regions" (N, h, w, P), "face_mask" (N, H, W)} where
+    the config has them looked at."""
+    variables = {"params": params}
+    given, none = (system.net.apply(variables, face_NE * seen, method="face")
+                   for seen in (True, False))
+    return Faces(given, none, system.net.apply(variables, shapes or {}, method="place"))
 
 
 def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, keys_N):
     """One clip (N, F, h, w, C).
 
     Args:
-      faces: of `face_tokens`.
+      faces: of `face_tokens`; with them, where the faces lie.
       tokens: {given: (N, F, M, K)}, or None in stage appearance.
       before_NRhwC: the frames before.
       keys_N: keys of the initial noise.
@@ -78,12 +109,12 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
                                                            (1, *c.latent_size, 1)))(keys_N)
             before_NRhwC = before_NRhwC * kept
         pictures = jnp.concatenate([pictures, before_NRhwC], axis=1)
-    banks = system.net.apply(variables, pictures, faces[True], method="banks")
+    banks = system.net.apply(variables, pictures, faces.given, method="banks")
     mixed = passes(c)
     weights = jnp.array([weight for weight, _, _ in mixed])
-    banks = jax.tree.map(lambda x: jnp.concatenate([x] * len(mixed)), banks)
+    banks, place = jax.tree.map(lambda x: jnp.concatenate([x] * len(mixed)), (banks, faces.place))
     references = jnp.concatenate([reference_NhwC] * len(mixed))
-    face = jnp.concatenate([faces[seen] for _, seen, _ in mixed])
+    face = jnp.concatenate([faces.given if seen else faces.none for _, seen, _ in mixed])
     motion = None if tokens is None else jnp.concatenate([tokens[given] for _, _, given in mixed])
     sees = None if all(seen for _, seen, _ in mixed) else jnp.repeat(
         jnp.array([int(seen) for _, seen, _ in mixed]), N)
@@ -91,8 +122,7 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
     def predict(x_NFhwC, t):
         many = jnp.concatenate([x_NFhwC] * len(mixed))
         velocity = system.net.apply(variables, many, references, jnp.full((len(many),), t), banks,
-                                    face, motion, sees,
-                                    temporal, method="velocity")
+                                    face, motion, sees, temporal, place, method="velocity")
         return jnp.tensordot(weights, velocity.reshape(len(mixed), *x_NFhwC.shape), axes=1)
 
     shape = (c.clip, *c.latent_size, c.latent_dim)
@@ -104,10 +134,14 @@ def begin(system, params, conditions, keys):
     """The inputs that all clips share, and the frames before the first: (reference (N, h, w, C),
     face tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to continue from,
     the reference is repeated."""
-    S = conditions["units"].shape[2]
+    driver = system.config.driver
+    S = conditions[driver].shape[2]
     reference_NhwC = fold_speakers(conditions["reference"])
-    faces = face_tokens(system, params, fold_speakers(conditions["faces"]))
-    tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
+    shapes = {name: fold_speakers(conditions[name]) for name in ("regions", "face_mask")
+              if name in system.conditions_spec}
+    faces = face_tokens(system, params, fold_speakers(conditions["faces"]), shapes)
+    make = motion_tokens if driver == "units" else sound_tokens
+    tokens = make(system, params, conditions[driver], conditions[f"{driver}_length"])
 
     def speaker_keys(key):
         return jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S))
@@ -124,10 +158,11 @@ def generate(system, params, conditions, keys):
     that carries the last frames. Noise depends on an example's key, the speaker and the clip
     alone."""
     c = system.config
-    B, U, _ = conditions["units"].shape
+    rate = UNITS_A_FRAME if c.driver == "units" else 1
+    B = len(conditions["reference"])
     F = c.clip
     R = c.unet.motion_frames
-    T = U // 2
+    T = conditions[c.driver].shape[1] // rate
     clips = -(-T // F)
     reference, faces, tokens, keys_N, before = begin(system, params, conditions, keys)
 
@@ -145,4 +180,4 @@ def generate(system, params, conditions, keys):
     _, made = jax.lax.scan(one, before, (jnp.arange(clips), jax.tree.map(in_clips, tokens)))
     frames = rearrange(made, "clips (B S) F h w C -> B (clips F) S h w C", B=B)[:, :T]
     return {"latents": frames,
-            "latents_length": conditions["units_length"] // 2}
+            "latents_length": conditions[f"{c.driver}_length"] // rate}

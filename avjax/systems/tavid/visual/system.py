@@ -1,5 +1,5 @@
 """TAVID's visual System: latents of one speaker's video from the reference, the face and all
-speakers' units.
+speakers' units; or, with config.driver = "audio", Hallo2: from the speaker's own sound.
 
 Three stages, one after the other, over one tree of parameters (`config.frozen(stage)` lists what
 each leaves unchanged): appearance (single frames; Hallo2's stage 1), motion (the Motion Mapper and
@@ -9,6 +9,8 @@ stage 2). v-prediction with zero terminal SNR throughout.
 Suffixes: B rows, F frames, R = 1 + motion frames, h w C latents, U units, S streams, E face
 embedding.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from avjax.systems.api import Spec
 from avjax.systems.tavid.mapper.rows import check_units
 from avjax.systems.tavid.mapper.system import MAPPER_RULES
 from avjax.systems.tavid.visual import sampler
-from avjax.systems.tavid.visual.config import UNITS_A_FRAME, check
+from avjax.systems.tavid.visual.config import REGIONS, UNITS_A_FRAME, check, mask_size
 from avjax.systems.tavid.visual.model import VisualNet
 from avjax.systems.tavid.visual.rows import VisualRows
 
@@ -45,8 +47,12 @@ NET_RULES = (
     (_NETS + r".*/feed_forward/inputs/kernel", ("fsdp", None, "tensor")),
     (_NETS + r".*/feed_forward/outputs/kernel", ("tensor", "fsdp")),
     (_NETS + r".*/(bias|scale)", ()),
-    (r"image_projection/.*|windows/place", ()),
+    (r"image_projection/.*|windows/place|face_locator/.*", ()),
+    (r"audio_projection/hidden[12]/kernel", ("fsdp", "tensor")),
+    (r"audio_projection/project/kernel", ("fsdp", None, "tensor")),
+    (r"audio_projection/.*/(bias|scale)", ()),
 )
+RATES = {"units": UNITS_A_FRAME, "audio": 1}  # of what drives, a frame
 
 
 class System(api.System):
@@ -64,7 +70,8 @@ class System(api.System):
                                context=c.context, portrait_share=c.portrait_share,
                                start_share=c.start_share, num_units=c.mapper.num_units,
                                reference_margin=0 if c.stage == "temporal" else c.reference_margin,
-                               streams=c.mapper.streams)
+                               streams=c.mapper.streams, driver=c.driver,
+                               margin=c.audio.margin, shapes=tuple(shape_specs(c)))
         (self.batch_spec, self.example_spec, self.conditions_spec,
          self.streams_spec) = specs(c, self.rows.window)
 
@@ -75,8 +82,14 @@ class System(api.System):
         are not (ours)."""
         c = self.config
         latents = jnp.zeros((1, 1 + c.unet.motion_frames, *c.latent_size, c.latent_dim))
-        params = self.net.init(key, latents, jnp.zeros((1, 2, c.mapper.streams), jnp.int32),
-                               jnp.zeros((1, c.face_width)))
+        given = {name: jnp.zeros(spec.resolve(batch=1).shape)
+                 for name, spec in shape_specs(c).items()}
+        if c.driver == "units":
+            given["units"] = jnp.zeros((1, 2, c.mapper.streams), jnp.int32)
+        else:
+            given["audio"] = jnp.zeros((1, 1, 2 * c.audio.margin + 1, c.audio.layers
+                                        * c.audio.width))
+        params = self.net.init(key, latents, given, jnp.zeros((1, c.face_width)))
 
         def begin(path, x):
             names = [entry.key for entry in path]
@@ -130,11 +143,8 @@ class System(api.System):
         F = latents_BFhwC.shape[1]
         face = self.net.apply(variables, jnp.where(draw["face"][:, None], 0.0, batch["face"]),
                               method="face")
-        motion = None
-        if c.stage != "appearance":
-            units = jnp.where(draw["motion"][:, None, None], c.mapper.num_units, batch["units"])
-            tokens = self.net.apply(variables, units, batch["units_length"], method="tokens")
-            motion = take_at(tokens, batch["frame"])
+        motion = None if c.stage == "appearance" else self.motion(params, batch, draw["motion"])
+        place = self.net.apply(variables, batch, method="place")
         pictures = batch["reference"][:, None]
         if not single:
             before = self.corrupt_motion_frames(batch["motion"], draw)
@@ -148,11 +158,11 @@ class System(api.System):
         if single:  # frames become rows of one frame
             x0, noise, motion = (None if x is None else fold_frames(x)[:, None]
                                  for x in (x0, noise, motion))
-            banks, face, sees, reference = jax.tree.map(lambda x: each_frame(x, F),
-                                                        (banks, face, sees, reference))
+            banks, face, sees, reference, place = jax.tree.map(
+                lambda x: each_frame(x, F), (banks, face, sees, reference, place))
         t = fold_frames(t)
         velocity = self.net.apply(variables, diffusion.q_sample(self.schedule, x0, noise, t),
-                                  reference, t, banks, face, motion, sees, not single,
+                                  reference, t, banks, face, motion, sees, not single, place,
                                   method="velocity")
         error = jnp.square(velocity - diffusion.velocity_target(self.schedule, x0, noise, t))
         weights = self.cell_weights(latents_BFhwC)
@@ -170,6 +180,19 @@ class System(api.System):
         noisy_N = (t >= self.schedule.steps // 2).astype(jnp.float32)
         noisy = jnp.sum(noisy_N * mse_N) / jnp.maximum(jnp.sum(noisy_N), 1.0)
         return loss, {"loss": loss, "mse": jnp.mean(mse_N), "mse_noisy": noisy}
+
+    def motion(self, params, batch, dropped_B):
+        """Motion tokens (B, F, M, K) of a batch's frames. Dropped, sound has tokens of zeros (as
+        published), and units are those of nothing."""
+        c = self.config
+        variables = {"params": params}
+        if c.driver == "audio":
+            tokens = self.net.apply(variables, batch["audio"].astype(jnp.float32),
+                                    method="audio_tokens")
+            return jnp.where(dropped_B[:, None, None, None], 0.0, tokens)
+        units = jnp.where(dropped_B[:, None, None], c.mapper.num_units, batch["units"])
+        tokens = self.net.apply(variables, units, batch["units_length"], method="tokens")
+        return take_at(tokens, batch["frame"])
 
     def cell_weights(self, latents_BFhwC):
         """(B, F, h, w, 1), mean 1 over a row: 1 + moving_weight * (a cell's deviation over the
@@ -197,21 +220,40 @@ class System(api.System):
     # generation
 
     def conditions(self, example, task=""):
-        """All speakers' units, faces and portraits; nothing of the recorded video."""
+        """All speakers' units or sound, faces and portraits; nothing of the recorded video."""
         c = self.config
-        units = example["units"]
-        check_units(units, c.mapper.num_units, c.mapper.streams, f"example {example.get('id')!r}")
+        if c.driver == "units":
+            check_units(example["units"], c.mapper.num_units, c.mapper.streams,
+                        f"example {example.get('id')!r}")
+        driver = example[c.driver]
         first = np.zeros((c.mapper.streams, c.unet.motion_frames, *c.latent_size, c.latent_dim),
                          np.float32)
-        return {"units": units, "units_length": np.int32(len(units)), "faces": example["faces"],
-                "reference": example["reference"], "first_motion": first,
-                "has_first": np.float32(0)}, \
-            len(units) // UNITS_A_FRAME
+        return {c.driver: driver, f"{c.driver}_length": np.int32(len(driver)),
+                "faces": example["faces"], "reference": example["reference"],
+                "first_motion": first, "has_first": np.float32(0)} | {
+                    name: example[name] for name in shape_specs(c)}, \
+            len(driver) // RATES[c.driver]
 
     def generate(self, params, conditions, keys, task=""):
         """Latents of every speaker's video, clip after clip; see
         avjax.systems.tavid.visual.sampler."""
         return sampler.generate(self, params, conditions, keys)
+
+
+def shape_specs(c) -> dict[str, Spec]:
+    """Specs of the columns that say where the face lies in its reference, where the config has
+    them looked at; of one speaker."""
+    every = {"regions": Spec(("batch", *c.latent_size, len(REGIONS)), "float32",
+                             f"weights of the regions {', '.join(REGIONS)} in the reference"),
+             "face_mask": Spec(("batch", *mask_size(c)), "float32",
+                               "where the face lies in the reference, 0 to 1")}
+    wanted = {"regions": c.masks, "face_mask": bool(c.locator)}
+    return {name: spec for name, spec in every.items() if wanted[name]}
+
+
+def of_speakers(spec: Spec, speakers: int) -> Spec:
+    """The same of every speaker."""
+    return dataclasses.replace(spec, shape=("batch", speakers, *spec.shape[1:]), speaker_axis=1)
 
 
 def specs(c, window: int):
@@ -229,10 +271,16 @@ def specs(c, window: int):
                      recipe=plain(c.latents_recipe))
     faces = dict(dtype="float32", meaning="face embedding", recipe=plain(c.faces_recipe))
     length = Spec(("batch",), "int32", "how many are real")
+    audio = dict(dtype="float16", meaning="frames of every layer of wav2vec 2.0",
+                 rate=c.frame_rate, recipe=plain(c.audio_recipe))
+    features = c.audio.layers * c.audio.width
+    shapes = shape_specs(c)
     batch = {"latents": Spec(("batch", F, *latent), "float32", **latents, sequence=1),
              "reference": Spec(("batch", *latent), **reference),
-             "face": Spec(("batch", c.face_width), **faces)}
-    if c.stage != "appearance":
+             "face": Spec(("batch", c.face_width), **faces), **shapes}
+    if c.stage != "appearance" and c.driver == "audio":
+        batch["audio"] = Spec(("batch", F, 2 * c.audio.margin + 1, features), **audio, sequence=1)
+    elif c.stage != "appearance":
         batch |= {"units": Spec(("batch", UNITS_A_FRAME * window, S), **units, sequence=1,
                                 granularity=UNITS_A_FRAME),
                   "units_length": length,
@@ -241,16 +289,20 @@ def specs(c, window: int):
     if c.stage == "temporal":
         batch["motion"] = Spec(("batch", before, *latent), "float32",
                                "latents of the frames before")
-    example = {"units": Spec(("batch", "units", S), **units),
+    driver = (Spec(("batch", "units", S), **units) if c.driver == "units"
+              else Spec(("batch", "time", S, features), **audio, speaker_axis=2))
+    shapes = {name: of_speakers(spec, S) for name, spec in shapes.items()}
+    example = {c.driver: driver,
                "latents": Spec(("batch", "time", S, *latent), "float16", **latents, speaker_axis=2),
                "faces": Spec(("batch", S, c.face_width), **faces, speaker_axis=1),
-               "reference": Spec(("batch", S, *latent), **reference, speaker_axis=1)}
-    conditions = {"units": example["units"], "units_length": length, "faces": example["faces"],
+               "reference": Spec(("batch", S, *latent), **reference, speaker_axis=1), **shapes}
+    conditions = {c.driver: driver, f"{c.driver}_length": length, "faces": example["faces"],
                   "reference": example["reference"],
                   "first_motion": Spec(("batch", S, before, *latent), "float32",
                                        "latents to continue from", speaker_axis=1),
                   "has_first": Spec(("batch",), "float32",
-                                    "1 = continue from first_motion, 0 = begin at the reference")}
+                                    "1 = continue from first_motion, 0 = begin at the reference"),
+                  **shapes}
     streams = {"latents": Spec(("batch", "time", S, *latent), "float32", **latents, speaker_axis=2),
                "latents_length": length}
     return batch, example, conditions, streams

@@ -1,0 +1,1 @@
+"""Sound as what drives pictures sees it, on their clock."""

@@ -1,0 +1,1 @@
+"""Names of published networks and ours: a table a layout."""

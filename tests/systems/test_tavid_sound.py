@@ -1,0 +1,110 @@
+"""Hallo2's way through the visual System: sound and masks in rows, in the loss and in a video."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import UserError
+from avjax.systems.api import build
+from avjax.systems.tavid.visual import config as visual
+from avjax.systems.tavid.visual import regions, sampler
+from avjax.systems.tavid.visual.parts import windows
+from tests.systems.tavid_sound_tiny import example, random_params, tiny
+
+
+@pytest.mark.parametrize("stage", visual.STAGES)
+def test_rows_hold_the_sound_around_each_frame(stage):
+    config = tiny(stage=stage)
+    system, given = build(config), example(config)
+    given["audio"][:] = np.arange(7)[:, None, None]
+    given["latents"][:] = np.arange(7)[:, None, None, None, None]
+    for seed in range(6):
+        row = system.rows.build([given], np.random.default_rng(seed))
+        assert row.keys() == system.batch_spec.keys()
+        for name, spec in system.batch_spec.items():
+            assert np.shape(row[name]) == spec.shape[1:] and row[name].dtype == spec.dtype, name
+        np.testing.assert_array_equal(row["regions"], given["regions"][0])
+        np.testing.assert_array_equal(row["face_mask"], given["face_mask"][0])
+        if stage == "appearance":
+            continue
+        frames = row["latents"][:, 0, 0, 0].astype(int)
+        np.testing.assert_array_equal(row["audio"][..., 0], windows(np.arange(7.0))[frames])
+    if stage != "appearance":
+        with pytest.raises(UserError, match="audio and latents do not fit.*6 of audio, 7 frames"):
+            system.rows.build([given | {"audio": given["audio"][:6]}], np.random.default_rng(0))
+
+
+def test_levels_of_the_regions_are_means_of_cells():
+    maps = np.random.default_rng(0).random((2, 8, 8, 3)).astype(np.float32)
+    fine, coarse = regions.levels(maps, ("lip", "full"), 2, 2)
+    assert fine.shape == (2, 1, 16, 2) and coarse.shape == (2, 1, 4, 2)
+    np.testing.assert_allclose(fine[1, 0, 0], maps[1, :2, :2, [2, 0]].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(coarse[0, 0, 3], maps[0, 4:, 4:, [2, 0]].mean((1, 2)), rtol=1e-6)
+
+
+@functools.lru_cache
+def made():
+    """(config, parameters, compiled generate and loss, a batch of two, conditions of one)."""
+    config = tiny()
+    system = build(config)
+    params = random_params(config)
+    rows = [system.rows.build([example(config, seed=i)], np.random.default_rng(i))
+            for i in range(2)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    conditions, frames = system.conditions(example(config))
+    assert frames == 7
+    conditions = {name: np.asarray(x)[None] for name, x in conditions.items()}
+    return config, params, jax.jit(system.generate), jax.jit(jax.grad(
+        system.loss, argnums=1, has_aux=True, allow_int=True)), batch, conditions
+
+
+def test_the_loss_feels_sound_regions_and_mask():
+    _, params, _, grad, batch, _ = made()
+    given = {name: jnp.asarray(x, jnp.float32) for name, x in batch.items()}
+    seen = {name: 0.0 for name in ("audio", "regions", "face_mask", "face", "reference", "motion")}
+    for seed in range(3):  # some conditions are dropped in some of them
+        of_batch, metrics = grad(params, given, jax.random.key(seed))
+        assert np.isfinite(metrics["loss"])
+        seen = {name: max(x, float(jnp.abs(of_batch[name]).max())) for name, x in seen.items()}
+    assert all(value > 0 for value in seen.values()), seen
+
+
+def test_a_video_follows_its_sound_frame_by_frame():
+    config, params, generate, _, _, conditions = made()
+    keys = jax.random.split(jax.random.key(0), 1)
+    out = generate(params, conditions, keys)
+    assert out["latents"].shape == (1, 7, 1, 4, 4, 4) and out["latents_length"][0] == 7
+    # frames beyond the sound are no part of the windows: padding changes nothing
+    padded = conditions | {"audio": np.concatenate([conditions["audio"],
+                                                    np.full_like(conditions["audio"][:, :2], 9)],
+                                                   axis=1)}
+    longer = generate(params, padded, keys)["latents"]
+    np.testing.assert_allclose(longer[:, :7], out["latents"], rtol=1e-3, atol=1e-3)
+    # another end of the sound leaves the first clip, which cannot hear it, as it was
+    other = conditions | {"audio": conditions["audio"].copy()}
+    other["audio"][:, 6] += 1
+    changed = np.abs(generate(params, other, keys)["latents"] - out["latents"])[0].max((1, 2, 3, 4))
+    assert changed[:3].max() < 1e-6 and changed[6] > 1e-4
+    for name in ("regions", "face_mask"):
+        other = generate(params, conditions | {name: 1 - conditions[name]}, keys)["latents"]
+        assert np.abs(other - out["latents"]).max() > 1e-4, name
+
+
+def test_no_sound_has_tokens_of_zeros():
+    config, params, *_, conditions = made()
+    tokens = sampler.sound_tokens(build(config), params, jnp.asarray(conditions["audio"]),
+                                  jnp.asarray(conditions["audio_length"]))
+    assert tokens[True].shape == (1, 7, 6, 24) and not tokens[False].any()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"masks": False}, "masks.*True where there are several"),
+    ({"unet.regions": ("full", "nose")}, "unet.regions.*some of full, face, lip"),
+    ({"unet.regions": ()}, "unet.regions"),
+])
+def test_bad_regions_are_told(change, message):
+    with pytest.raises(UserError, match=message):
+        build(tiny(**change))
