@@ -55,7 +55,7 @@ def _stage(stage: str):
     c = tavid.get_config(stage)
     c.system = visual.hallo2()
     c.system.stage = stage
-    c.system.unet.remat = "layers"
+    c.system.unet.remat = "parts" if stage == "temporal" else "layers"
     c.system.frames = 14 if stage == "temporal" else 1
     return c
 
