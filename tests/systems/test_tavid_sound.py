@@ -48,7 +48,8 @@ def test_levels_of_the_regions_are_means_of_cells():
 @functools.lru_cache
 def made():
     """(config, parameters, compiled generate and loss, a batch of two, conditions of one)."""
-    config = tiny()
+    # attention in the middle only; of the levels, tests/systems/test_hallo2_golden.py has it
+    config = tiny(**{"unet.channels": (10,), "unet.attention_levels": (False,)})
     system = build(config)
     params = random_params(config)
     rows = [system.rows.build([example(config, seed=i)], np.random.default_rng(i))

@@ -31,7 +31,8 @@ def _unet(state) -> dict:
     levels = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("down_blocks."))
     down = [f"down_blocks.{i}" for i in range(levels)]
     attends = [f"{block}.attentions.0.norm.weight" in state for block in down]
-    first = f"{down[attends.index(True)]}.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    block = down[attends.index(True)] if any(attends) else "mid_block"
+    first = f"{block}.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     layers = sum(bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.bias", name))
                  for name in state)
     out = {"channels": tuple(len(state[f"{b}.resnets.0.conv1.bias"]) for b in down),
