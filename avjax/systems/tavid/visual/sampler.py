@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from avjax.flow import diffusion
+from avjax.systems.tavid.history import joined, later
 from avjax.systems.tavid.mapper.net import each_speaker_first
 
 
@@ -103,11 +104,20 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 def begin(system, params, conditions, keys):
     """The inputs that all clips share, and the frames before the first: (reference (N, h, w, C),
     face tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to continue from,
-    the reference is repeated."""
+    the reference is repeated. Optional conditions heard (B, H, S) and heard_length (B,), whole
+    frames: units of all speakers before, which the Motion Mapper sees too."""
     S = conditions["units"].shape[2]
+    units_BUS, length_B = conditions["units"], conditions["units_length"]
+    heard_B = conditions.get("heard_length")
+    if heard_B is not None:
+        units_BUS = joined(conditions["heard"], heard_B, units_BUS)
+        length_B = length_B + heard_B
     reference_NhwC = fold_speakers(conditions["reference"])
     faces = face_tokens(system, params, fold_speakers(conditions["faces"]))
-    tokens = motion_tokens(system, params, conditions["units"], conditions["units_length"])
+    tokens = motion_tokens(system, params, units_BUS, length_B)
+    if heard_B is not None:
+        frames, first_N = conditions["units"].shape[1] // 2, jnp.repeat(heard_B // 2, S)
+        tokens = jax.tree.map(lambda x: later(x, first_N, frames), tokens)
 
     def speaker_keys(key):
         return jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S))
