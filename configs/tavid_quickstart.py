@@ -113,7 +113,8 @@ def _speaker():
 def of_speakers(config, speakers: int):
     """An experiment's config for conversations of so many speakers."""
     system = config.system
-    for s in (system.text, system.acoustic, system.visual) if "text" in system else (system,):
+    whole = "text" in system
+    for s in (system.text, system.acoustic, system.visual, system.speaker) if whole else (system,):
         if "num_streams" in s:
             s.num_streams = speakers
             # the decoder's width is the embeddings of a step's units side by side
@@ -122,8 +123,9 @@ def of_speakers(config, speakers: int):
             s.num_speakers = speakers
         if "mapper" in s:
             s.mapper.streams = speakers
-        if "streams" in s:
-            s.streams = speakers
+        for name in ("streams", "speakers"):
+            if name in s:
+                s[name] = speakers
     return config
 
 

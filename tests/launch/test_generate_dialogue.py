@@ -45,38 +45,41 @@ class Talkers(api.System):
     tasks, makes = ("dialogue", "avatar"), {"dialogue": ("units", "mel", "latents"),
                                             "avatar": ("mel", "latents")}
     example_spec = {}
+    context, speakers = 3000, 2
 
     def __init__(self, config):
-        self.config = config
+        self.config, S = config, self.speakers
         length = Spec(("batch",), "int32", "")
         self.conditions_spec = {
             "tokens": Spec(("batch", "tokens"), "int32", ""), "tokens_length": length,
-            "token_speaker": Spec(("batch", "tokens"), "int32", ""),
+            "token_speaker": Spec(("batch", "tokens"), "int32", ""), "said_tokens": length,
             "room": Spec(("batch", "time"), "int32", ""),
-            "units": Spec(("batch", "units", 2), "int32", ""), "units_length": length,
-            "faces": Spec(("batch", 2, 16), "float32", ""),
-            "portraits": Spec(("batch", 2, 64, 64, 3), "uint8", ""),
-            "reference": Spec(("batch", 2, *LATENTS), "float32", ""),
+            "units": Spec(("batch", "units", S), "int32", ""), "units_length": length,
+            "faces": Spec(("batch", S, 16), "float32", ""),
+            "portraits": Spec(("batch", S, 64, 64, 3), "uint8", ""),
+            "reference": Spec(("batch", S, *LATENTS), "float32", ""),
             "has_first": Spec(("batch",), "float32", ""),
-            "first_motion": Spec(("batch", 2, 2, *LATENTS), "float32", "")}
+            "first_motion": Spec(("batch", S, 2, *LATENTS), "float32", "")}
         self.streams_spec = {
-            "units": Spec(("batch", "time", 2), "int32", ""),
-            "mel": Spec(("batch", "time", 2, 80), "float32", ""),
-            "latents": Spec(("batch", "time", 2, *LATENTS), "float32", ""),
+            "units": Spec(("batch", "time", S), "int32", ""),
+            "mel": Spec(("batch", "time", S, 80), "float32", ""),
+            "latents": Spec(("batch", "time", S, *LATENTS), "float32", ""),
             **{f"{n}_length": length for n in ("units", "mel", "latents")}}
 
     def generate(self, params, conditions, keys, task=""):
         room = conditions["room"].shape[1]
-        units = jnp.minimum(conditions["tokens_length"] * 2 * FRAMES,
-                            room) if task == "dialogue" else conditions["units_length"]
+        said = conditions["said_tokens"]
+        units = (jnp.minimum((conditions["tokens_length"] - said) * 2 * FRAMES, room)
+                 if task == "dialogue" else conditions["units_length"])
         count = jnp.arange(room // 2)[None, :, None, None, None,
                                       None] + params + conditions["reference"][:, None]
         after = jnp.where(conditions["has_first"] > 0,
                           conditions["first_motion"][:, :, -1, :1, :1, :1].mean() + 1, 0.0)
-        tokens = conditions["tokens"][:, jnp.minimum(jnp.arange(room) // (2 * FRAMES),
+        tokens = conditions["tokens"][:, jnp.minimum(said[0] + jnp.arange(room) // (2 * FRAMES),
                                                      conditions["tokens"].shape[1] - 1)]
-        mel = jnp.broadcast_to(conditions["faces"][:, None, :, :1], (1, 441 * room // 256, 2, 80))
-        return {"units": jnp.stack([tokens, tokens], -1), "units_length": units, "mel": mel,
+        mel = jnp.broadcast_to(conditions["faces"][:, None, :, :1],
+                               (1, 441 * room // 256, self.speakers, 80))
+        return {"units": jnp.stack([tokens] * self.speakers, -1), "units_length": units, "mel": mel,
                 "mel_length": 441 * units // 256,
                 "latents": count + after, "latents_length": units // 2}
 
@@ -184,7 +187,7 @@ def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, de
         f"talk.{n}" for n in ("npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav",
                               "Ben.mp4")), "nothing is left over"
     said = capsys.readouterr().err
-    assert "4 turns are made in 2 pieces" in said and "100%" not in said and "s made in" in said
+    assert "4 turns are made in 4 pieces" in said and "100%" not in said and "s made in" in said
     streams = np.load(made["npz"])
     frames = len(streams["latents"])
     counting = streams["latents"][:, 0, 0, 0, 0]
@@ -203,14 +206,16 @@ def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, de
 
 def test_pieces_hold_what_the_text_model_has_seen(prompt, decoder, workdir):
     made = prompt()
-    assert made.speakers == ("Anna", "Ben") and made.task == "dialogue" and len(made.pieces) == 2
+    assert made.speakers == ("Anna", "Ben") and made.task == "dialogue" and len(made.pieces) == 4
     tokens = DialogueTokenizer.from_codec(decoder.recipes["tokens"], decoder.codecs["tokenizer"])
     for piece in made.pieces:
         assert int(piece["tokens_length"]) == len(piece["tokens"]) <= 120
         assert piece["room"].shape == made.pieces[0]["room"].shape == (made.frames,)
     text = [tokens.decode(p["tokens"]) for p in made.pieces]
-    assert text[1] == ("[spka] the blue boat is by the river today. [spkchange] [partialoverlap] "
-                       "[spkb] my brother opened the old window.") and text[0].endswith("piano.")
+    assert text[2] == ("[spkb] but i thought that we would play the piano. [spkchange] "
+                       "[spka] the blue boat is by the river today."), "one piece and that before"
+    said = [tokens.decode(p["tokens"][:p["said_tokens"]]) for p in made.pieces]
+    assert said[0] == "" and said[3] == "[spka] the blue boat is by the river today."
     faces = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs["faces"])
     for k in range(2):
         np.testing.assert_allclose(made.conditions["faces"][k],
@@ -222,7 +227,38 @@ def test_pieces_hold_what_the_text_model_has_seen(prompt, decoder, workdir):
     assert turned.conditions["tokens"].tolist() != made.conditions["tokens"].tolist()
     (workdir / "long.txt").write_text("Anna: " + "The boat is blue. " * 30 + "\nBen: Oh, 5 boats?")
     long = prompt(script="long.txt")
-    assert len(long.pieces) == 6 and "lacks ',', '5', '?'" in long.remarks[0]
+    assert len(long.pieces) == 11 and "lacks ',', '5', '?'" in long.remarks[0]
+    spoken = [tokens.decode(p["tokens"][p["said_tokens"]:]) for p in long.pieces]
+    assert " ".join(spoken).count("the boat is blue.") == 30, "what is new is said once"
+    (workdir / "sentence.txt").write_text("Anna: Hello my old friend.\nBen: " + "and so on " * 10
+                                          + "\nAnna: Oh yes I see that now.")
+    large = prompt(script="sentence.txt").pieces
+    assert [int(p["said_tokens"]) for p in large] == [0, 0, 0] and len(large[1]["tokens"]) > 80
+
+
+def test_three_talk_in_pieces(house, workdir, tmp_path, decoder, monkeypatch):
+    """Files of each, and of all side by side."""
+    class Trio(Talkers):
+        speakers = 3
+
+    tokens = DialogueTokenizer.fit([SCRIPT], speakers=3)
+    three = Codecs(decoder.recipes | {"tokens": tokens.recipe},
+                   decoder.codecs | {"tokenizer": tokens.arrays()})
+    monkeypatch.setattr(api, "build", Trio)
+    monkeypatch.setattr(decode.Decoder, "from_workdir", lambda *a, **k: three)
+    (workdir / "trio.txt").write_text(SCRIPT + "Cleo: The old boat, again [Ben: yeah].\n")
+    made = generate.generate(workdir, script=str(workdir / "trio.txt"), portraits="cleo,ada,dan",
+                             out=tmp_path / "talk", save_latents=True)
+    streams = np.load(made["npz"])
+    assert streams["latents"].shape[1] == streams["units"].shape[1] == 3
+    np.testing.assert_array_equal(np.diff(streams["latents"][:, 0, 0, 0, 0]), 1)
+    assert {"Anna.mp4", "Ben.mp4", "Cleo.mp4", "Cleo.wav"} <= made.keys()
+    assert next(media.iterate_video(made["mp4"]))[2].shape == (32, 96, 3)
+    faces = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs["faces"])
+    heard = streams["mel"][0, :, 0] if "mel" in streams else None
+    if heard is not None:  # whose sound tells whose face it was made of
+        shown = decoder.codecs["speakers"]["portraits"][[2, 0, 3]]
+        np.testing.assert_allclose(heard, faces(shown)[:, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("inputs, message", [

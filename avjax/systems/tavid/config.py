@@ -26,7 +26,7 @@ class Config(Section):
         need(c.visual.stage == "temporal", "visual.stage", "temporal")
         need(c.visual.driver == "units", "visual.driver", "units: a script has no sound yet")
         _check_agreement("number of speakers", c, "text.num_streams", "acoustic.num_speakers",
-                         "visual.mapper.streams")
+                         "visual.mapper.streams", "speaker.speakers")
         _check_agreement("codebook", c, "text.num_units", "acoustic.num_units",
                          "visual.mapper.num_units")
         _check_agreement("face embedding", c, "visual.face_width", "speaker.face_dim")

@@ -17,10 +17,10 @@ import numpy as np
 
 from avjax.systems.api import Batch, Chunk, Params, System, bucket
 from avjax.systems.tavid.acoustic.expand import UNIT_RATE, mel_frames
+from avjax.systems.tavid.history import History
 from avjax.systems.tavid.visual import sampler
 
 CLIPS = 6  # the shortest room that is compiled for; a clip is compiled once
-CARRIED = 2  # video frames that the next piece of a dialogue continues from
 TIMED = ("units", "mel", "latents")
 
 
@@ -72,6 +72,8 @@ class DialogueSampler:
         if self._task != "avatar":
             out |= {"units": given["units"][:, :length],
                     "units_length": np.array([length], np.int32)}
+        if "times" in given:
+            out["times"] = np.asarray(given["times"])
         if self._task == "speech":
             yield Chunk(out, length / UNIT_RATE)
             return
@@ -90,41 +92,66 @@ class DialogueSampler:
 
 def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.Array,
            task: str) -> Iterator[Chunk]:
-    """See avjax.systems.api.System. `prompts` are consecutive pieces of one dialogue: each
-    continues from the last video frames of the one before, and sound is fitted to the clock of the
-    units, so that it never runs away from the pictures. "full" (1,) counts the pieces whose text
-    filled all the room there was."""
+    """See avjax.systems.api.System. `prompts` are consecutive pieces of one dialogue: each goes on
+    from what all speakers said in those before (avjax.systems.tavid.history) and from the last
+    video frames, and sound is fitted to the clock of the units, so that it never runs away from the
+    pictures. "full" (1,) counts the pieces whose text filled all the room there was."""
     steps = system.steps(task)
     carried: Batch = {}
     total = {}
     begin = 0  # units of earlier pieces
     seconds = 0.0
     full = 0
-    for k, conditions in enumerate(prompts):
+    history: History | None = None
+    for k, (conditions, more) in enumerate(_with_more(prompts)):
+        if task != "avatar" and (more or history):
+            history = history or History(system)
+            conditions = history.before(conditions)
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
         clock = begin
         last_BTShwC = None
         chunk = None
+        kept = conditions["first_motion"].shape[2]
         for chunk in steps(params, conditions | carried, piece_keys):
             new = {name: x for name, x in chunk.streams.items()
-                   if not name.endswith("_length") and (k == 0 or name in TIMED)}
+                   if not name.endswith("_length") and (k == 0 or name in TIMED)
+                   and name != "times"}
             if "mel" in new:
                 clock += int(chunk.streams.get("units_length", conditions["units_length"])[0])
                 new["mel"] = fitted(new["mel"], mel_frames(clock) - mel_frames(begin))
             if "latents" in new:
                 seen = new["latents"] if last_BTShwC is None else np.concatenate(
                     [last_BTShwC, new["latents"]], axis=1)
-                last_BTShwC = seen[:, -CARRIED:]
+                last_BTShwC = seen[:, -kept:]
             for name in TIMED:
                 if name in new:
                     total[name] = total.get(name, 0) + new[name].shape[1]
                     new[f"{name}_length"] = np.array([total[name]], np.int32)
             if task != "avatar" and "units" in new:
-                full += new["units"].shape[1] >= conditions["room"].shape[1]
+                full += new["units"].shape[1] >= _room(system, conditions)
+                if history:
+                    history.add(conditions, new["units"], new["mel"], chunk.streams.get("times"))
             yield Chunk(new | {"full": np.array([full])}, seconds + chunk.seconds)
         begin = clock
         seconds += chunk.seconds if chunk else 0.0
         carried = carried_on(last_BTShwC, conditions) or carried
+
+
+def _with_more(prompts: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Each, and whether it is followed by another."""
+    prompts = iter(prompts)
+    ahead = next(prompts, None)
+    while ahead is not None:
+        one, ahead = ahead, next(prompts, None)
+        yield one, ahead is not None
+
+
+def _room(system: System, conditions: Batch) -> int:
+    """Units, whole frames of video, that a piece has room for."""
+    room = conditions["room"].shape[1]
+    if "said_length" in conditions:
+        room = min(room, max(system.context, room) - int(conditions["said_length"][0]))
+    return room // 2 * 2
 
 
 def fitted(mel_BTSM: np.ndarray, frames: int) -> np.ndarray:
@@ -140,7 +167,7 @@ def carried_on(last_BTShwC: np.ndarray | None, conditions: Batch) -> Batch:
     """What the next piece continues from: first_motion (1, S, R, h, w, C), has_first (1,)."""
     if last_BTShwC is None or not last_BTShwC.shape[1]:
         return {}
-    missing = CARRIED - last_BTShwC.shape[1]
+    missing = conditions["first_motion"].shape[2] - last_BTShwC.shape[1]
     last = np.concatenate([last_BTShwC[:, :1]] * missing + [last_BTShwC], axis=1)
     return {"first_motion": np.swapaxes(last, 1, 2).astype(conditions["first_motion"].dtype),
             "has_first": np.ones(1, conditions["has_first"].dtype)}

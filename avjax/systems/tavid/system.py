@@ -12,10 +12,12 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from avjax.systems import api
-from avjax.systems.api import Rows
+from avjax.systems.api import Rows, Spec
 from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
+from avjax.systems.tavid.acoustic.expand import mel_frames
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
+from avjax.systems.tavid.history import HEARD, SAID, joined, later
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
          "speaker": speaker.System}
@@ -67,6 +69,9 @@ class System(api.System):
         # made by one part for another, or not asked for
         for made in ("voices", "prompt", "prompt_length"):
             self.conditions_spec.pop(made, None)
+        self.conditions_spec["said_tokens"] = Spec(
+            ("batch",), "int32", "text ids that begin the text and were said already, by the piece "
+            "before")
         self.param_rules = tuple((f"{name}/(?:{pattern})", axes) for name,
                                  part in self.parts.items()
                                  for pattern, axes in part.param_rules)
@@ -104,6 +109,7 @@ class System(api.System):
         unused = ("tokens", "token_speaker", "room") if task == "avatar" else ("units",)
         out |= {name: out[name][:0] for name in unused if name in out}
         out |= {f"{name}_length": np.int32(0) for name in ("tokens", "units") if name in unused}
+        out["said_tokens"] = np.int32(0)
         return {name: out[name] for name in self.conditions_spec}, frames
 
     def generate(self, params, conditions, keys, task=""):
@@ -111,16 +117,24 @@ class System(api.System):
         (B,).
 
         units (B, N, S), mel (B, T, S, 80), latents (B, T', S, h, w, c), voices (B, S, V).
+        Optional conditions, of a piece that goes on from others: those of
+        avjax.systems.tavid.history.
         """
         task = task or self.tasks[0]
         units = {name: conditions[name] for name in ("units", "units_length")}
         if task != "avatar":
             units = self.units(params, conditions, keys)
+            units.pop("times", None)
         out = {"voices": self.voices(params, conditions)} | (units if task != "avatar" else {})
         out |= self.sound(params, conditions | units, out["voices"], keys)
         if task != "speech":
-            out |= self._run("visual", params, conditions | units, keys)
+            out |= self._run("visual", params, conditions | units, keys, also=HEARD)
         return out
+
+    @property
+    def context(self) -> int:
+        """Units that the text part has seen at once in training."""
+        return self.config.text.row_frames
 
     def steps(self, task=""):
         """See avjax.systems.tavid.streaming.DialogueSampler."""
@@ -135,22 +149,39 @@ class System(api.System):
         return streaming.stream(self, params, prompts, keys, task or self.tasks[0])
 
     def units(self, params, conditions, keys):
-        """{"units", "units_length"} of the text: whole frames of video, two units each."""
-        made = self._run("text", params, conditions, keys)
+        """{"units", "units_length"} of the text: whole frames of video, two units each; of a piece
+        that goes on also "times" (see `text.System.go_on`)."""
+        if "said" in conditions:
+            text = self.parts["text"]
+            given = {n: conditions[n] for n in (*text.conditions_spec, *SAID)}
+            made = text.go_on(params["text"], given, self.part_keys("text", keys))
+        else:
+            made = self._run("text", params, conditions, keys)
         units_BNS = made["units"]
-        return {"units": units_BNS[:, :units_BNS.shape[1] // 2 * 2],
-                "units_length": made["units_length"] // 2 * 2}
+        return made | {"units": units_BNS[:, :units_BNS.shape[1] // 2 * 2],
+                       "units_length": made["units_length"] // 2 * 2}
 
     def sound(self, params, conditions, voices_BSV, keys):
-        """{"mel", "mel_length"} of the units."""
-        return self._run("acoustic", params, conditions | {"voices": voices_BSV, "prompt": None},
-                         keys)
+        """{"mel", "mel_length"} of the units, which goes on from what was heard: where the acoustic
+        part takes frames of the answer, its sound, else the units alone."""
+        if "heard" not in conditions:
+            return self._run("acoustic", params,
+                             conditions | {"voices": voices_BSV, "prompt": None}, keys)
+        heard_B, units_BNS = conditions["heard_length"], conditions["units"]
+        before_B = mel_frames(heard_B)
+        prompt = {"prompt": conditions["heard_mel"], "prompt_length": before_B}
+        out = self._run("acoustic", params, conditions | prompt | {
+            "voices": voices_BSV, "units": joined(conditions["heard"], heard_B, units_BNS),
+            "units_length": conditions["units_length"] + heard_B}, keys)
+        # one frame more than of the units alone: where they begin is no frame's begin
+        frames, length_B = mel_frames(units_BNS.shape[1]) + 1, out["mel_length"] - before_B
+        return {"mel": later(out["mel"], before_B, frames), "mel_length": length_B}
 
     def part_keys(self, name: str, keys):
         """Keys (B,) of one part."""
         return jax.vmap(lambda key: jax.random.fold_in(key, list(self.parts).index(name)))(keys)
 
-    def _run(self, name: str, params, conditions, keys):
+    def _run(self, name: str, params, conditions, keys, also: tuple[str, ...] = ()):
         part = self.parts[name]
-        given = {n: conditions[n] for n in part.conditions_spec if n in conditions}
+        given = {n: conditions[n] for n in (*part.conditions_spec, *also) if n in conditions}
         return part.generate(params[name], given, self.part_keys(name, keys))

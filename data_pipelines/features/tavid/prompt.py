@@ -10,9 +10,10 @@
 
 A portrait is a picture file, or the name of a speaker of the training data.
 
-A script of any length is cut between turns into pieces of what the text model has seen at once.
-They are made one after the other; each continues from the last two frames of video of the one
-before.
+A script of any length is cut between turns into pieces, so short that the text model has seen two
+of them at once. They are made one after the other; each goes on from what all speakers said before:
+its text begins with that of the piece before (see avjax/systems/tavid/history.py), and video
+continues the last frames.
 """
 
 import json
@@ -38,6 +39,9 @@ CHARACTERS = 12.0  # that are said in a second, and
 PAUSE = 0.5  # seconds a turn, pauses included: what a script is expected to last
 SLACK = 1.5  # room for what is said more slowly
 STEP = 4 * UNIT_RATE  # units; room is a multiple of it
+# of what the text model has seen at once, that a piece of several takes: with the piece before, and
+# spoken a quarter more slowly, it is nine tenths
+PIECE = 0.4
 
 
 class PromptBuilder(prompting.PromptBuilder):
@@ -86,15 +90,21 @@ class PromptBuilder(prompting.PromptBuilder):
         tokenizer = DialogueTokenizer.from_codec(decoder.recipes.get("tokens"),
                                                  decoder.codecs.get(CODEC))
         _check_letters(what, tokenizer, where)
-        parts = cut(what, _fits(tokenizer, system), where)
+        whole, small = (_fits(tokenizer, system, share) for share in (1.0, PIECE))
+        parts = cut(what, small, where, alone=whole) if whole(what) else [what]
         if row and not request.script and len(parts) == 1:  # as it was trained and is evaluated
             return _of_row(system, row | who, task, what.names)
-        encoded = [tokenizer.encode(part) for part in parts]
+        told = [_told(before, part, small) for before, part in
+                zip([None, *parts], parts, strict=False)]
+        encoded = [tokenizer.encode(_together(before, part)) for before, part in
+                   zip(told, parts, strict=True)]
+        said = [len(tokenizer.encode(before).tokens) if before else 0 for before in told]
         room = max(_room(expected_seconds(part), system) for part in parts)
         pieces = tuple(padding.complete(system, {
             "tokens": e.tokens, "token_speaker": e.token_speaker,
-            "tokens_length": np.int32(len(e.tokens)), "room": np.zeros(room, np.int32)} | who)
-            for e in encoded)
+            "tokens_length": np.int32(len(e.tokens)), "said_tokens": np.int32(n),
+            "room": np.zeros(room, np.int32)} | who)
+            for e, n in zip(encoded, said, strict=True))
         return Prompt(task, pieces, room, row["id"] if row else what.text, bounded=True,
                       remarks=_remarks(what, parts, encoded), speakers=file_names(what.names),
                       seconds=sum(map(expected_seconds, parts)))
@@ -126,30 +136,43 @@ def _of_row(system, row, task: str, names: tuple[str, ...]) -> Prompt:
                   speakers=file_names(names), seconds=len(row["units"]) / UNIT_RATE, given=given)
 
 
-def cut(what: script.Script, fits: Callable[[script.Script], str],
-        where: str) -> list[script.Script]:
-    """A script as consecutive ones that fit, cut between turns; a turn that does not fit alone is
-    cut between its sentences.
+def cut(what: script.Script, fits: Callable[[script.Script], str], where: str, *,
+        alone: Callable[[script.Script], str]) -> list[script.Script]:
+    """A script as consecutive ones that fit, cut between turns; a turn that does not fit is cut
+    between its sentences, of which one that does not fit is a script of its own.
 
     Args:
       fits: "" where a script fits, else what is too much of it.
+      alone: the same of a single sentence.
 
-    Raises UserError for a sentence that does not fit.
+    Raises UserError for a sentence that does not fit alone.
     """
     turns = []
     for turn in what.turns:
         turns += [turn] if not fits(script.Script((turn,), what.names)) else turn.sentences()
     whole, out, first = script.Script(tuple(turns), what.names), [], 0
     for last in range(1, len(turns) + 1):
-        if problem := fits(whole.part(last - 1, last)):
+        if problem := alone(whole.part(last - 1, last)):
             raise UserError("a sentence over the context",
                             where=f"{where}: {turns[last - 1].text[:40]!r}", found=problem,
                             expected="what the text model has seen at once",
                             hint="break the sentence with . ? or !")
-        if fits(whole.part(first, last)):
+        if last - 1 > first and fits(whole.part(first, last)):
             out.append(whole.part(first, last - 1))
             first = last - 1
     return [*out, whole.part(first, len(turns))]
+
+
+def _told(before: script.Script | None, part: script.Script,
+          fits: Callable[[script.Script], str]) -> script.Script | None:
+    """The piece before, where its text may begin that of a piece; None where there is none, or one
+    of the two takes more than its share."""
+    return before if before and not fits(before) and not fits(part) else None
+
+
+def _together(before: script.Script | None, part: script.Script) -> script.Script:
+    """One script of both."""
+    return script.Script((*(before.turns if before else ()), *part.turns), part.names)
 
 
 def expected_seconds(what: script.Script) -> float:
@@ -163,9 +186,12 @@ def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(n if plain.count(n) == 1 else f"{n}{i + 1}" for i, n in enumerate(plain))
 
 
-def _fits(tokenizer: DialogueTokenizer, system) -> Callable[[script.Script], str]:
-    """Says what of a script is too much for the text model's context."""
+def _fits(tokenizer: DialogueTokenizer, system, share: float) -> Callable[[script.Script], str]:
+    """Says what of a script is too much for that share of the text model's context."""
     most, sizes = system.config.text, {}
+    frames = share * most.row_frames
+    # of two pieces, a mark is between them
+    row_tokens = most.row_tokens if share == 1 else (most.row_tokens - 1) // 2
 
     def tokens(turn) -> int:
         if turn not in sizes:
@@ -176,10 +202,10 @@ def _fits(tokenizer: DialogueTokenizer, system) -> Callable[[script.Script], str
     def fits(what) -> str:
         n = sum(map(tokens, what.turns)) + len(what.turns) - 1  # with the marks between turns
         seconds = expected_seconds(what)
-        if n > most.row_tokens:
-            return f"{n} tokens of {most.row_tokens}"
-        return (f"about {seconds:.0f} s of {most.row_frames / UNIT_RATE:.0f}" if seconds * UNIT_RATE
-                > most.row_frames else "")
+        if n > row_tokens:
+            return f"{n} tokens of {row_tokens}"
+        return (f"about {seconds:.0f} s of {frames / UNIT_RATE:.0f}" if seconds * UNIT_RATE > frames
+                else "")
 
     return fits
 

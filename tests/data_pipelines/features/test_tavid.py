@@ -47,16 +47,20 @@ def test_dialogues_of_three_become_rows_of_every_part(tmp_path, monkeypatch):
                                      / np.float32(32768), 22050)
             np.testing.assert_allclose(row["mel"][:, s], mel.normalise(mel.log_mel(audio)),
                                        atol=2e-4)
-    for part in ("text", "acoustic", "temporal", "mapper"):
+    for part in ("text", "acoustic", "temporal", "mapper", "speaker"):
         config = tavid_quickstart.get_config(f"{part}-three").system
         config.unlock()
         units = config.mapper if "mapper" in config else config
-        units.num_units = UNITS
+        if "num_units" in units:
+            units.num_units = UNITS
         if part == "text":
             config.vocab, config.filler = 99, -1
         if part == "temporal":
             config.latent_size, config.context = (SIZE // 8, SIZE // 8), 2
+        if part == "speaker":
+            config.size, config.face_dim = SIZE, portrait.WIDTH
         system, rng = api.build(config), np.random.default_rng(0)
+        assert loader.check_features(made, system.example_spec), part
         for row in rows(made, "train").values():
             built = system.rows.build([row], rng)
             for name, spec in system.batch_spec.items():

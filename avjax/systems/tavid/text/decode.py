@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from absl import logging
 
 from avjax.flow.guidance import guide
+from avjax.systems.tavid.history import later
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import RATE, bos, eos
 from avjax.systems.tavid.text.draws import draw, nucleus
 
 
 def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
-           token_speaker_BN=None, times_BN=None):
+           token_speaker_BN=None, times_BN=None, said_BPS=None, said_length_B=0):
     """Units of every stream for a batch of dialogues. Pure and jittable; `max_steps` is static.
 
     Args:
@@ -25,11 +26,15 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
       max_steps: bound on the frames (rounded up to whole decoder steps).
       token_speaker_BN: each token's speaker, -1 = none; needed where config.speaker_embedding.
       times_BN: a plan to follow (frames), instead of the predicted one.
+      said_BPS, said_length_B: frames that were said already, of which the first said_length_B are
+        real: the dialogue goes on after them. Their text is among the tokens, and times count from
+        the first of them. With what is new they are no more than config.row_frames, or max_steps.
 
-    Returns (units_BTS int32 with zeros past the length, length_B int32 frames), T = max_steps. A
-    dialogue ends at the first stream's EOS; at `stop_seconds` of filler in every stream,
-    which is taken back; or at max_steps. With a plan neither counts before the last token's time,
-    and it ends `stop_seconds` after that at the latest, less the silence there.
+    Returns (units_BTS int32 with zeros past the length, length_B int32 frames) of what is new, T =
+    max_steps. A dialogue ends at the first stream's EOS; at `stop_seconds` of filler in every
+    stream, which is taken back; or at max_steps. With a plan neither counts before the last token's
+    time, and it ends `stop_seconds` after that at the latest, less the silence there. What was said
+    already ends nothing.
     """
     c = system.config
     if c.filler < 0 and (c.repetition_window or c.stop_seconds):
@@ -37,17 +42,22 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
                         "not look at silence (it is units.filler in the features' recipes.json, 0 "
                         "where units were fitted)")
     memory = read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN)
+    memory["last"] = jnp.maximum(memory["last"], said_length_B)
     B = len(tokens_length_B)
     S = c.num_streams
     F = c.frames_per_step
-    steps = -(-max_steps // F)
+    said_length_B = jnp.broadcast_to(jnp.asarray(said_length_B, jnp.int32), (B,))
+    most = said_BPS.shape[1] if said_BPS is not None else 0
+    room = min(most + max_steps, max(c.row_frames, max_steps))
+    room_B = jnp.minimum(said_length_B + max_steps, room)
+    steps = -(-room // F)
     patience = int(c.stop_seconds * RATE) or steps * F + 1  # frames; 0 = off
     state = {"index": jnp.zeros((), jnp.int32), "cache": start(system, params, memory, steps),
              "before": jnp.full((B, S * F), bos(c), jnp.int32),
              "units": jnp.zeros((B, steps * F, S), jnp.int32),
              "recent": jnp.full((B, c.repetition_window, S), -1, jnp.int32),
              "silent": jnp.zeros((B,), jnp.int32),
-             "length": jnp.full((B,), steps * F, jnp.int32)}
+             "length": room_B}
 
     def going(state):
         return (state["index"] < steps) & jnp.any(state["length"] > state["index"] * F)
@@ -66,7 +76,13 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
                                                   own.shape[1]:] if c.repetition_window else seen_BP
             slot_keys = jax.vmap(lambda key: jax.random.fold_in(key, slot))(step_keys)
             can_end_B = (index * F + frame >= memory["last"]) & (stream == 0)
-            return draw(c, logits_BV, slot_keys, seen_BP, can_end_B)
+            unit_B = draw(c, logits_BV, slot_keys, seen_BP, can_end_B)
+            if not most:
+                return unit_B
+            at = index * F + frame
+            told_B = jax.lax.dynamic_index_in_dim(said_BPS[..., stream], jnp.minimum(at, most - 1),
+                                                  axis=1, keepdims=False)
+            return jnp.where(at < said_length_B, told_B, unit_B)
 
         units_BJ, cache = advance(system, params, memory, state["cache"], state["before"], index,
                                   choose)
@@ -92,9 +108,11 @@ def decode(system, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
                 "silent": silent, "length": length}
 
     state = jax.lax.while_loop(going, body, state)
-    length_B = jnp.minimum(state["length"], max_steps)
+    length_B = jnp.minimum(state["length"], room_B) - said_length_B
+    units_BTS = state["units"]
+    units_BTS = later(units_BTS, said_length_B, max_steps) if most else units_BTS[:, :max_steps]
     real_BT1 = (jnp.arange(max_steps) < length_B[:, None])[..., None]
-    return jnp.where(real_BT1, state["units"][:, :max_steps], 0), length_B
+    return jnp.where(real_BT1, units_BTS, 0), length_B
 
 
 def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, times_BN=None):
@@ -109,9 +127,7 @@ def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, tim
     last_B = jnp.zeros(len(tokens_BN))
     if c.alignment == "plan":
         if times_BN is None:
-            planned = system.net.apply({"params": params}, text_BNE, method="plan_logits")
-            times_BN = plan.sample(nucleus(planned, c.plan_top_p), real_BN, keys,
-                                   c.plan_temperature)
+            times_BN = planned(system, params, text_BNE, real_BN, keys)
         last_B = jnp.max(jnp.where(real_BN, times_BN, 0.0), axis=1)
     else:
         times_BN = jnp.zeros(tokens_BN.shape)
@@ -120,6 +136,14 @@ def read(system, params, tokens_BN, token_speaker_BN, tokens_length_B, keys, tim
         text, times = jnp.concatenate([text, text]), jnp.concatenate([times, times])
         length = jnp.concatenate([length, jnp.zeros_like(length)])
     return {"text": text, "times": times, "length": length, "last": last_B}
+
+
+def planned(system, params, text_BNE, real_BN, keys, **known):
+    """Times of the real tokens (B, N) of read text; `known`: see plan.sample."""
+    c = system.config
+    logits_BNM = system.net.apply({"params": params}, text_BNE, method="plan_logits")
+    return plan.sample(nucleus(logits_BNM, c.plan_top_p), real_BN, keys, c.plan_temperature,
+                       **known)
 
 
 def start(system, params, memory, steps: int):

@@ -53,9 +53,13 @@ def loss(logits_BNM, times_BN, real_BN):
     return -jnp.sum(picked_BN * real_BN) / jnp.maximum(jnp.sum(real_BN), 1.0)
 
 
-def sample(logits_BNM, real_BN, keys, temperature: float):
-    """Times (B, N) in frames, never before frame 0. A token's noise depends on its place and the
-    example's key alone."""
+def sample(logits_BNM, real_BN, keys, temperature: float, known_BN=None, count_B=0, first_B=0):
+    """Times (B, N) in frames. A token's noise depends on its place and the example's key alone.
+
+    Args:
+      known_BN: times that are known, of the first `count_B` tokens.
+      first_B: no other token is before this frame.
+    """
     def noise(key):
         key = jax.random.fold_in(key, NOT_A_STEP)
         return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (BINS + 1,),
@@ -67,8 +71,14 @@ def sample(logits_BNM, real_BN, keys, temperature: float):
     low_BN, high_BN = (jnp.asarray(edge)[bins_BN] for edge in (EDGES[:-1], EDGES[1:]))
     steps_BN = jnp.where(real_BN, low_BN + uniform[..., BINS] * (high_BN - low_BN), 0.0)
 
-    def add(time_B, step_B):
-        time_B = jnp.maximum(time_B + step_B, 0.0)
+    known_BN = jnp.zeros(steps_BN.shape) if known_BN is None else known_BN
+    is_known_BN = jnp.arange(steps_BN.shape[1]) < jnp.reshape(count_B, (-1, 1))
+    is_known_BN = jnp.broadcast_to(is_known_BN, steps_BN.shape)
+
+    def add(time_B, inputs):
+        step_B, known_B, is_known_B = inputs
+        time_B = jnp.where(is_known_B, known_B, jnp.maximum(time_B + step_B, first_B))
         return time_B, time_B
 
-    return jnp.moveaxis(jax.lax.scan(add, jnp.zeros(len(keys)), steps_BN.T)[1], 0, 1)
+    inputs = (steps_BN.T, known_BN.T, is_known_BN.T)
+    return jnp.moveaxis(jax.lax.scan(add, jnp.zeros(len(keys)), inputs)[1], 0, 1)

@@ -89,17 +89,48 @@ class System(api.System):
                                     token_speaker_BN=conditions.get("token_speaker"))
         return {"units": units, "units_length": length}
 
+    def go_on(self, params, conditions, keys):
+        """`generate` of a piece that goes on, whose text begins with what was said already: also
+        "times" (B, N), when each text id is said, in frames from the first of `said` on.
+
+        Conditions beside those of `generate`: said (B, P, S) units, said_length (B,) of them real,
+        said_tokens (B,) text ids whose times said_times (B, N) are known.
+        """
+        c, tokens_BN, length_B = self.config, conditions["tokens"], conditions["tokens_length"]
+        who_BN = conditions.get("token_speaker")
+        times_BN = jnp.zeros(tokens_BN.shape)
+        if c.alignment == "plan":
+            self._check_speakers(who_BN)
+            text_BNE = self.net.apply({"params": params}, tokens_BN,
+                                      jnp.full_like(tokens_BN, -1) if who_BN is None else who_BN,
+                                      length_B, method="encode")
+            real_BN = jnp.arange(tokens_BN.shape[1]) < length_B[:, None]
+            times_BN = decode.planned(self, params, text_BNE, real_BN, keys,
+                                      known_BN=conditions["said_times"],
+                                      count_B=conditions["said_tokens"],
+                                      first_B=conditions["said_length"].astype(jnp.float32))
+        units, length = self.decode(params, tokens_BN, length_B, keys,
+                                    max_steps=conditions["room"].shape[1],
+                                    token_speaker_BN=who_BN, times_BN=times_BN,
+                                    said_BPS=conditions["said"],
+                                    said_length_B=conditions["said_length"])
+        return {"units": units, "units_length": length, "times": times_BN}
+
     def decode(self, params, tokens_BN, tokens_length_B, keys, *, max_steps: int,
-               token_speaker_BN=None, times_BN=None):
+               token_speaker_BN=None, times_BN=None, said_BPS=None, said_length_B=0):
         """(units (B, max_steps, S), length (B,)): see avjax.systems.tavid.text.decode.decode.
         UserError where the text must say whose it is and does not."""
+        self._check_speakers(token_speaker_BN)
+        return decode.decode(self, params, tokens_BN, tokens_length_B, keys, max_steps=max_steps,
+                             token_speaker_BN=token_speaker_BN, times_BN=times_BN,
+                             said_BPS=said_BPS, said_length_B=said_length_B)
+
+    def _check_speakers(self, token_speaker_BN) -> None:
         if self.config.speaker_embedding and token_speaker_BN is None:
             raise UserError("text without speakers", where="token_speaker",
                             expected="whose each token is",
                             hint="give token_speaker, or train with "
                             "config.system.speaker_embedding = False")
-        return decode.decode(self, params, tokens_BN, tokens_length_B, keys, max_steps=max_steps,
-                             token_speaker_BN=token_speaker_BN, times_BN=times_BN)
 
 
 def specs(c) -> tuple[dict[str, Spec], ...]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from avjax.flow import diffusion
+from avjax.systems.tavid.history import joined, later
 from avjax.systems.tavid.mapper.net import each_speaker_first
 from avjax.systems.tavid.visual.config import UNITS_A_FRAME
 from avjax.systems.tavid.visual.model import Place
@@ -133,15 +134,24 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 def begin(system, params, conditions, keys):
     """The inputs that all clips share, and the frames before the first: (reference (N, h, w, C),
     face tokens, motion tokens, keys (N,), before (N, R, h, w, C)). Without frames to continue from,
-    the reference is repeated."""
+    the reference is repeated. Optional conditions heard (B, H, S) and heard_length (B,), whole
+    frames: units of all speakers before, which the Motion Mapper sees too."""
     driver = system.config.driver
-    S = conditions[driver].shape[2]
+    sound, length_B = conditions[driver], conditions[f"{driver}_length"]
+    S = sound.shape[2]
+    heard_B = conditions.get("heard_length")
+    if heard_B is not None:
+        sound = joined(conditions["heard"], heard_B, sound)
+        length_B = length_B + heard_B
     reference_NhwC = fold_speakers(conditions["reference"])
     shapes = {name: fold_speakers(conditions[name]) for name in ("regions", "face_mask")
               if name in system.conditions_spec}
     faces = face_tokens(system, params, fold_speakers(conditions["faces"]), shapes)
     make = motion_tokens if driver == "units" else sound_tokens
-    tokens = make(system, params, conditions[driver], conditions[f"{driver}_length"])
+    tokens = make(system, params, sound, length_B)
+    if heard_B is not None:
+        frames, first_N = conditions["units"].shape[1] // 2, jnp.repeat(heard_B // 2, S)
+        tokens = jax.tree.map(lambda x: later(x, first_N, frames), tokens)
 
     def speaker_keys(key):
         return jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(S))
