@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+
+from avjax.nn.layers import PRODUCT, matrix_units
 
 NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
 BLOCK = 512  # queries of a block in the cross kernel "blocked"
@@ -48,7 +51,32 @@ def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
         logits = logits + bias
     if seen is not None:
         logits = jnp.where(seen, logits, NEGATIVE)
-    return jnp.einsum(mixed, jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    weights = softmax(logits) if matrix_units(v.dtype) else jax.nn.softmax(logits, axis=-1)
+    return jnp.einsum(mixed, weights.astype(v.dtype), v)
+
+
+@jax.custom_vjp
+def softmax(logits):
+    """Softmax over the last axis, in float32. Where a policy of recomputation keeps PRODUCT, the
+    largest logit and the sum of each row are kept: the backward pass then makes scores again, but
+    no reductions over them."""
+    return _softmax_fwd(logits)[0]
+
+
+def _softmax_fwd(logits):
+    largest = checkpoint_name(jnp.max(logits, axis=-1, keepdims=True), PRODUCT)
+    weights = jnp.exp(logits - largest)
+    total = checkpoint_name(jnp.sum(weights, axis=-1, keepdims=True), PRODUCT)
+    return weights / total, (logits, largest, total)
+
+
+def _softmax_bwd(saved, dy):
+    logits, largest, total = saved
+    weights = jnp.exp(logits - largest) / total
+    return (weights * (dy - jnp.sum(weights * dy, axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
 def attend_by_head(q_BHTK, k_BHTK, v_BHTK, valid_BT, *, relative_HR=None, gate_BHT=None):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.nn.attention import Band, Causal, Full, attention
+from avjax.nn.attention import NEGATIVE, Band, Causal, Full, attention
+from avjax.nn.attention_kernels import softmax
 
 B, H, T, K = 2, 2, 75, 8
 
@@ -102,3 +103,12 @@ def test_bad_input():
         Band(-1, 2)
     with pytest.raises(UserError, match="not both"):
         attention(q, k, v, segments=jnp.ones((B, T), int), valid=jnp.ones((B, T)))
+
+
+def test_softmax_that_keeps_its_reductions():
+    """And its gradient, of a row without any key, too."""
+    logits, dy = (jax.random.normal(jax.random.key(i), (4, 6)) for i in range(2))
+    logits = logits.at[1, 2:].set(NEGATIVE).at[2].set(NEGATIVE)
+    ours, theirs = (jax.vjp(f, logits) for f in (softmax, jax.nn.softmax))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+    np.testing.assert_allclose(ours[1](dy)[0], theirs[1](dy)[0], atol=1e-6)
