@@ -6,7 +6,7 @@ them. `near(offset)` is true for the keys that a query sees, by the key's step m
 blocks of queries, or NVIDIA's fused kernel. `attend` is the formula of them all.
 
 Suffixes: B batch, T time or queries, S keys, H heads, K head width, N query blocks, Q queries a
-block, W keys that a query block sees.
+block, W keys that a query block sees, G key-value heads, R query heads of each.
 """
 
 import math
@@ -26,14 +26,21 @@ CUDNN_WIDTH = 128  # widest head of the fused kernel
 LARGE = 2**22  # scores of one head and row beyond which they are not all kept
 
 
-def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
-    """All scores at once; the reference that the other kernels are tested against."""
+def dense(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int = 1):
+    """All scores at once; the reference that the other kernels are tested against. Takes keys and
+    values of fewer heads as they are, each shared by consecutive query heads."""
     step_T = np.arange(q_BHTK.shape[2]) // streams
     offset = step_T[None, :] - step_T[:, None]  # key minus query
     seen = jnp.asarray(near(offset))[None, None]
     if segments_BT is not None:
         seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
-    return attend(q_BHTK, k_BHTK, v_BHTK, seen)
+    B, H, T, K = q_BHTK.shape
+    G = k_BGTK.shape[1]
+    if G == H:
+        return attend(q_BHTK, k_BGTK, v_BGTK, seen)
+    q_BGRTK = q_BHTK.reshape(B, G, H // G, T, K)
+    return attend(q_BGRTK, k_BGTK[:, :, None], v_BGTK[:, :, None],
+                  seen[:, :, None]).reshape(q_BHTK.shape)
 
 
 def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
