@@ -48,7 +48,7 @@ HloModule jit_step, is_scheduled=true
   %i = s32[]{:T(128)} get-tuple-element(%p), index=0
   %w = f32[6,4096,256]{2,1,0:T(8,128)} get-tuple-element(%p), index=1
   %layer = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} fusion(%w, %i), kind=kLoop, calls=%fused_slice, backend_config={"window_config":{"estimated_cycles":"1000"}}
-  %async-collective-start = (bf16[4096,1024]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) fusion(%layer), kind=kCustom, calls=%fused_start
+  %async-collective-start = (bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) fusion(%layer), kind=kCustom, calls=%fused_start
   %gather.1 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"window_config":{"estimated_cycles":"3000"}}
   %gather.2 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.2, backend_config={"window_config":{"estimated_cycles":"2000"}}
   %scatter = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} fusion(%gather.2), kind=kCustom, calls=%all-reduce-scatter.1.clone.1
