@@ -83,7 +83,7 @@ def grouped(plan) -> list[dict]:
         row["times"] += c.times
         row["bytes"] += c.times * c.bytes
         row["seconds"] += spent
-        row["overlapped"] += spent * c.overlapped
+        row["overlapped"] += c.hidden(plan.topology)
     for row in rows.values():
         row["overlapped"] = row["overlapped"] / row["seconds"] if row["seconds"] else 0.0
     return sorted(rows.values(), key=lambda r: -r["seconds"])

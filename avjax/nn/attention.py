@@ -25,6 +25,7 @@ from avjax.nn.attention_kernels import (
     block_length,
     cross_kernel,
 )
+from avjax.nn.layers import matrix_units
 from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import num_shards, shard
 
@@ -106,11 +107,12 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
     if num_shards("time") > 1:
         return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
     q_BHTK, k_BGTK, v_BGTK = (shard(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
-    repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
-    k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x
-                      for x in (k_BGTK, v_BGTK))
     if kernel == "auto":
         kernel = "banded" if left + right + block_length(left, right) < length else "dense"
+    repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
+    shared = kernel == "dense" and matrix_units(q_BHTK.dtype) and num_shards("width") == 1
+    k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 and not shared else x
+                      for x in (k_BGTK, v_BGTK))
     return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, near, segments, streams)
 
 

@@ -4,10 +4,13 @@ The backward passes of `matmul`, `gelu`, the norms and `swiglu` are written out.
 otherwise copies transposed operands for weight gradients (through a slow strided loop) and keeps
 every intermediate of GELU and the norm in memory; together that was a tenth of a training step.
 
-There, products also run over one flat axis of rows. Where the mesh splits time or width they do
-not: a flat axis cannot be sharded as (batch, time) or (3, heads, width) were, so the partitioner
-would gather the array first.
+There, products also run over one flat axis of rows. On accelerators they do not (see `in_place`),
+nor where the mesh splits time or width: a flat axis cannot be sharded as (batch, time) or
+(3, heads, width) were, so the partitioner would gather the array first.
 """
+
+import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -16,8 +19,9 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.shard_alike import shard_alike
 
-from avjax.sharding.activations import UNCONSTRAINED, num_shards, shard
+from avjax.sharding.activations import UNCONSTRAINED, active_mesh, num_shards, shard
 
 PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
@@ -46,15 +50,16 @@ def parameter(module: nn.Module, name: str, init, shape: tuple[int, ...]) -> jax
     return value
 
 
-@jax.custom_vjp
-def matmul(x, kernel):
-    """x (..., in) @ kernel (in, out...) -> (..., out...)."""
-    if axes_kept():
-        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-    flat = x.reshape(-1, x.shape[-1])
-    flat_kernel = kernel.reshape(kernel.shape[0], -1)
-    return lax.dot_general(flat, flat_kernel,
-                           (((1,), (0,)), ((), ()))).reshape(*x.shape[:-1], *kernel.shape[1:])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x, kernel, axes: int = 1):
+    """x (..., in) @ kernel (in, out...) -> (..., out...); `in` may be several `axes` of both."""
+    if in_place(kernel.dtype):
+        last, first = tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))
+        return lax.dot_general(x, kernel, ((last, first), ((), ())))
+    lead, out = x.shape[:x.ndim - axes], kernel.shape[axes:]
+    inputs = math.prod(kernel.shape[:axes])
+    return lax.dot_general(x.reshape(-1, inputs), kernel.reshape(inputs, -1),
+                           (((1,), (0,)), ((), ()))).reshape(*lead, *out)
 
 
 def axes_kept() -> bool:
@@ -62,19 +67,40 @@ def axes_kept() -> bool:
     return num_shards("time") > 1 or num_shards("width") > 1
 
 
-def _matmul_fwd(x, kernel):
-    return matmul(x, kernel), (x, kernel)
+def matrix_units(dtype) -> bool:
+    """True for the arithmetic of accelerators, 16 bits, whose arrays lie in tiles of their last two
+    axes: short axes there, as of gate and value or of queries, keys and values, cost copies."""
+    return jnp.dtype(dtype).itemsize <= 2
 
 
-def _matmul_bwd(saved, dy):
+def in_place(dtype) -> bool:
+    """True if products keep the axes of their operands: a flat axis of rows, or of heads and their
+    width, is a copy wherever the operand lies in memory in another order."""
+    return matrix_units(dtype) or axes_kept()
+
+
+def placed_like(gradient, kernel):
+    """The gradient, sharded as its kernel is. Stated where it is made, its sum over devices is a
+    reduce-scatter; XLA:TPU sums all of it otherwise and cuts it afterwards, at twice the bytes."""
+    return gradient if active_mesh() is None else shard_alike(gradient, kernel)[0]
+
+
+def _matmul_fwd(x, kernel, axes):
+    return matmul(x, kernel, axes), (x, kernel)
+
+
+def _matmul_bwd(axes, saved, dy):
     x, kernel = saved
-    if axes_kept():
-        lead, out = tuple(range(x.ndim - 1)), tuple(range(1, kernel.ndim))
-        dx = lax.dot_general(dy, kernel, ((tuple(x.ndim - 2 + i for i in out), out), ((), ())))
-        return dx, lax.dot_general(x, dy, ((lead, lead), ((), ())))
-    flat_x = x.reshape(-1, x.shape[-1])
-    flat_dy = dy.reshape(-1, kernel.size // kernel.shape[0])
-    dx = lax.dot_general(flat_dy, kernel.reshape(kernel.shape[0], -1), (((1,), (1,)), ((), ())))
+    lead, out = x.ndim - axes, kernel.ndim - axes
+    if in_place(kernel.dtype):
+        outer, of_dy, of_kernel = (tuple(range(a, b)) for a, b in (
+            (0, lead), (lead, lead + out), (axes, axes + out)))
+        dx = lax.dot_general(dy, kernel, ((of_dy, of_kernel), ((), ())))
+        return dx, placed_like(lax.dot_general(x, dy, ((outer, outer), ((), ()))), kernel)
+    inputs = math.prod(kernel.shape[:axes])
+    flat_x = x.reshape(-1, inputs)
+    flat_dy = dy.reshape(-1, kernel.size // inputs)
+    dx = lax.dot_general(flat_dy, kernel.reshape(inputs, -1), (((1,), (1,)), ((), ())))
     # (in, out) at once: nothing to transpose
     dkernel = lax.dot_general(flat_x, flat_dy, (((0,), (0,)), ((), ())))
     return dx.reshape(x.shape), dkernel.reshape(kernel.shape)
@@ -96,7 +122,8 @@ class Dense(nn.Module):
     `features` may be a tuple: the output then has those trailing axes, and so has the kernel (so
     that sharding rules can name heads). `rows` selects part of the input rows: `dense(x,
     rows=slice(0, n), bias=False)` is the share of the first n inputs; `columns` selects along the
-    first axis of a tuple's outputs. `use_bias=False`: there is no bias.
+    first axis of a tuple's outputs. `heads`: x (..., heads, width) has its inputs in two axes.
+    `use_bias=False`: there is no bias.
     """
 
     features: int | tuple[int, ...]
@@ -121,9 +148,13 @@ class Dense(nn.Module):
             self.bias = parameter(self, "bias", self.bias_init or bias_init, shape)
 
     def __call__(self, x, rows: slice = slice(None), bias: bool = True,
-                 columns: int | slice = slice(None)):  # noqa: B008
+                 columns: int | slice = slice(None), heads: int = 0,  # noqa: B008
+                 keep: bool = True):
         kernel = self.kernel[rows, columns].astype(self.dtype)
-        y = checkpoint_name(matmul(x.astype(self.dtype), kernel), PRODUCT)
+        if heads:
+            kernel = kernel.reshape(heads, -1, *kernel.shape[1:])
+        y = matmul(x.astype(self.dtype), kernel, 2 if heads else 1)
+        y = checkpoint_name(y, PRODUCT) if keep else y
         return y + self.bias[columns].astype(self.dtype) if bias and self.use_bias else y
 
 
@@ -205,6 +236,7 @@ def rms_norm(x, scale, eps: float = 1e-6):
 def _rms_norm_fwd(x, scale, eps):
     wide = x.astype(jnp.float32)
     inverse = lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    inverse = checkpoint_name(inverse, PRODUCT)  # small, and spares the backward pass a reduction
     return (wide * inverse * scale).astype(x.dtype), (x, inverse, scale)
 
 
@@ -212,7 +244,7 @@ def _rms_norm_bwd(saved, dy):
     x, inverse, scale = saved
     normal = x.astype(jnp.float32) * inverse
     dy = dy.astype(jnp.float32)
-    product = dy * normal if axes_kept() else (dy * normal).reshape(-1, x.shape[-1])
+    product = dy * normal if in_place(x.dtype) else (dy * normal).reshape(-1, x.shape[-1])
     dscale = jnp.sum(product, axis=tuple(range(product.ndim - 1))).astype(scale.dtype)
     d = dy * scale
     dx = inverse * (d - normal * jnp.mean(d * normal, -1, keepdims=True))
@@ -233,12 +265,6 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x):
         return rms_norm(x, self.scale, self.eps)
-
-
-def matrix_units(dtype) -> bool:
-    """True for the arithmetic of accelerators, 16 bits, whose arrays lie in tiles of their last two
-    axes: short axes there, as of gate and value or of queries, keys and values, cost copies."""
-    return jnp.dtype(dtype).itemsize <= 2
 
 
 def halves(pair):
@@ -267,6 +293,30 @@ def _swiglu_bwd(pair, dy):
 swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gated_matmul(gate, pair, kernel):
+    """gate(pair) @ kernel, (..., F) by (F, out), for accelerators. Its backward pass makes
+    gate(pair) and the gradients of the pair once, in one pass over them; left to itself XLA makes
+    them again, from both of the pair, for each of the five products that read them."""
+    return matmul(gate(pair), kernel)
+
+
+def _gated_matmul_fwd(gate, pair, kernel):
+    return gated_matmul(gate, pair, kernel), (pair, kernel)
+
+
+def _gated_matmul_bwd(gate, saved, dy):
+    pair, kernel = saved
+    dhidden = lax.dot_general(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ())))
+    hidden, pull = jax.vjp(gate, pair)
+    hidden, dpair = lax.optimization_barrier((hidden, pull(dhidden)[0]))
+    lead = tuple(range(dy.ndim - 1))
+    return dpair, placed_like(lax.dot_general(hidden, dy, ((lead, lead), ((), ()))), kernel)
+
+
+gated_matmul.defvjp(_gated_matmul_fwd, _gated_matmul_bwd)
+
+
 class SwiGLU(nn.Module):
     """x -> (silu(x @ gate) * (x @ value)) @ out, without biases; gate and value are one
     product, but for `matrix_units`."""
@@ -289,7 +339,10 @@ class SwiGLU(nn.Module):
             return shard(pair, *[UNCONSTRAINED] * (x.ndim - 1), None, "width")
 
         if num_shards("width") == 1:
-            if matrix_units(self.dtype) or x.size // x.shape[-1] > self.width:
+            if matrix_units(self.dtype):
+                pair = tuple(self.inputs(x, columns=i) for i in range(2))
+                return gated_matmul(self.gate, pair, self.outputs.kernel.astype(self.dtype))
+            if x.size // x.shape[-1] > self.width:
                 pair = tuple(self.inputs(x, columns=i) for i in range(2))
             else:
                 pair = split(self.inputs(x))

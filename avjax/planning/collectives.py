@@ -20,6 +20,7 @@ from avjax.planning.topologies import Topology
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
          "collective-permute", "collective-broadcast")
+CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')  # XLA:TPU's, of an instruction
 HOP = 1e-6  # seconds from a chip to its neighbour
 DCN_HOP = 20e-6  # seconds from a chip to one of another slice, through both hosts
 
@@ -38,6 +39,7 @@ class Collective:
       dcn: between slices.
       together: of a group of GPUs in several machines, how many are in one.
       overlapped: XLA runs arithmetic beside it.
+      cycles: of that arithmetic by XLA's estimate, each time; inf = not known, as long as needed.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Collective:
     dcn: bool = False
     overlapped: bool = False
     together: int = 1
+    cycles: float = math.inf
 
     @property
     def sent(self) -> float:
@@ -93,6 +96,13 @@ class Collective:
             spent = self.sent / sum(rates) + hops * HOP * (2 if self.kind == "all-reduce" else 1)
         return self.times * spent
 
+    def hidden(self, topology: Topology) -> float:
+        """The part of `seconds` that arithmetic beside it takes as well."""
+        spent = self.seconds(topology) if self.overlapped else 0.0
+        if math.isinf(self.cycles) or not topology.chip.cycles:
+            return spent
+        return min(spent, self.times * self.cycles / topology.chip.cycles)
+
 
 def read(module: Module, mesh, topology: Topology) -> list[Collective]:
     """Every collective of a compiled step. `mesh` is the one it was compiled for (concrete: its
@@ -100,6 +110,7 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
     places = _Places(mesh, topology)
     found, seen = [], set()
     started: dict[str, Instruction] = {}  # what an async-start calls, by name
+    arithmetic = _beside(module)
     for instruction, times, beside in module.executed():
         calls = instruction.attribute("calls") or ""
         if instruction.opcode == "async-start":
@@ -124,9 +135,28 @@ def read(module: Module, mesh, topology: Topology) -> list[Collective]:
             if fusion and "all-reduce-scatter" in fusion:
                 kind = "reduce-scatter"
             collective = _collective(kind, one, around, times, overlapped, places, topology)
+            if (channel, kind) in arithmetic:
+                collective = dataclasses.replace(collective, overlapped=True,
+                                                 cycles=arithmetic[channel, kind])
             if collective.group > 1:
                 found.append(collective)
     return found
+
+
+def _beside(module: Module) -> dict[tuple[str | None, str], float]:
+    """{(channel, kind): cycles of the fusions that carry parts of the transfer, each time}. Several
+    transfers of one fusion share its cycles. The transfer begins in a fusion of its own, before."""
+    carried: dict[tuple[str | None, str], float] = {}
+    for instruction, _, _ in module.executed():
+        calls = instruction.attribute("calls") or "" if instruction.opcode == "fusion" else ""
+        estimate = CYCLES.search(instruction.rest)
+        if "async" not in calls or estimate is None:
+            continue
+        parts = {(i.attribute("channel_id"), i.opcode) for i in module.computations.get(calls, [])
+                 if i.opcode in KINDS}
+        for part in parts:
+            carried[part] = carried.get(part, 0.0) + int(estimate.group(1)) / len(parts)
+    return carried
 
 
 def _collective(kind: str, one: Instruction, beside: dict, times: int, overlapped: bool,

@@ -12,11 +12,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from avjax.planning.collectives import Collective
+from avjax.planning.collectives import CYCLES, Collective
 from avjax.planning.hlo import Array, Instruction, Module
 from avjax.planning.topologies import Chip, Topology
 
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 NO_TRAFFIC = frozenset({"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while",
                         "call", "conditional", "after-all", "partition-id", "replica-id",
                         "opt-barrier", "iota", "async-start", "async-update"})
@@ -79,7 +78,7 @@ def make(flops: float, topology: Topology, collectives: Sequence[Collective], *,
     return Roofline(compute=flops / topology.devices / chip.flops, hbm=hbm_bytes / chip.hbm_rate,
                     ici=sum(s for c, s in times if not c.dcn),
                     dcn=sum(s for c, s in times if c.dcn),
-                    overlapped=sum(s for c, s in times if c.overlapped and not c.dcn),
+                    overlapped=sum(c.hidden(topology) for c in collectives if not c.dcn),
                     cycles=seconds_of(cycles, chip), flops=flops,
                     peak=chip.flops * topology.devices, useful=useful)
 
@@ -92,7 +91,7 @@ def cycles(module: Module) -> int:
     """XLA:TPU's estimate for all instructions of a step, times the trip counts of their loops; 0
     from other compilers."""
     return sum(times * int(found.group(1)) for one, times, _ in module.executed()
-               if (found := _CYCLES.search(one.rest)))
+               if (found := CYCLES.search(one.rest)))
 
 
 def hbm_bytes(module: Module) -> int:

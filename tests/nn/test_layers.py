@@ -7,7 +7,7 @@ import pytest
 from flax.errors import ScopeParamShapeError
 
 from avjax.nn.embeddings import rotary_tables, rotate
-from avjax.nn.layers import Dense, SwiGLU, adaptive_norm, gelu, matmul
+from avjax.nn.layers import Dense, SwiGLU, adaptive_norm, gated_matmul, gelu, matmul, swiglu
 from avjax.weights.layouts import halves_from_adjacent
 
 
@@ -60,6 +60,27 @@ def test_matmul_gradient():
     np.testing.assert_allclose(dkernel, np.einsum("bti,bto->io", x, dy), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_over_several_axes_and_their_gradients(dtype):
+    """In 16 bits the axes stay; of small integers every sum is exact."""
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (rng.integers(-2, 3, shape).astype(np.float32) for shape in
+                     ((2, 3, 4, 2), (4, 2, 5, 3), (2, 3, 5, 3)))
+    y, pull = jax.vjp(lambda x, kernel: matmul(x, kernel, 2), x.astype(dtype), kernel.astype(dtype))
+    for got, want in ((y, np.einsum("abhk,hkcd->abcd", x, kernel)),
+                      (pull(dy.astype(dtype))[0], np.einsum("abcd,hkcd->abhk", dy, kernel)),
+                      (pull(dy.astype(dtype))[1], np.einsum("abhk,abcd->hkcd", x, dy))):
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(np.float32(got), want)
+
+
+def test_dense_takes_heads():
+    dense, x = Dense((2, 3), 8), normal(0, 5, 4, 2)
+    params = dense.init(jax.random.key(1), x.reshape(5, 8))
+    np.testing.assert_allclose(dense.apply(params, x, heads=4),
+                               dense.apply(params, x.reshape(5, 8)), atol=1e-6)
+
+
 def test_dense_rows_add_up():
     dense = Dense((2, 3), 7)
     x = normal(0, 4, 7)
@@ -105,6 +126,27 @@ def test_swiglu_is_the_same_of_many_tokens_and_of_few():
 
     many, few = (jax.jit(jax.value_and_grad(f, (0, 1)))(params, x) for f in (loss, in_parts))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), many, few)
+
+
+def test_gated_product_and_its_gradient():
+    pair, kernel, dy = (normal(0, 2, 3, 6), normal(1, 2, 3, 6)), normal(2, 6, 4), normal(3, 2, 3, 4)
+    ours, pull = jax.vjp(lambda *x: gated_matmul(swiglu, *x), pair, kernel)
+    plain, exact = jax.vjp(lambda pair, kernel: jax.nn.silu(pair[0]) * pair[1] @ kernel, pair,
+                           kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+                 (ours, *pull(dy)), (plain, *exact(dy)))
+
+
+def test_swiglu_of_16_bits_is_that_of_float32_rounded():
+    x, dy = (normal(i, 2, 5, 16).astype(jnp.bfloat16) for i in range(2))
+    params = SwiGLU(width=16, hidden=24).init(jax.random.key(1), np.float32(x))
+    found = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        net = SwiGLU(width=16, hidden=24, dtype=dtype)
+        y, pull = jax.vjp(net.apply, params, x.astype(dtype))
+        found.append(jax.tree.map(np.float32, (y, *pull(dy.astype(dtype)))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2**-6 * np.abs(b).max()),
+                 found[1], found[0])
 
 
 def test_parameters_of_another_shape_are_refused():

@@ -18,6 +18,12 @@ HloModule jit_step, is_scheduled=true
   ROOT %dynamic-slice = bf16[4096,256]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.11, %offset, %offset), dynamic_slice_sizes={4096,256}
 }
 
+%fused_start (param_0.0: bf16[4096,256]) -> (bf16[4096,1024], u32[]) {
+  %param_0.0 = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.34 = bf16[4096,1024]{1,0:T(8,128)(2,1)} all-gather(%param_0.0), channel_id=6, replica_groups=mesh['axis_0'=4,'axis_1'=4] {'axis_1'}, dimensions={1}, use_global_device_ids=true
+  ROOT %started = (bf16[4096,1024]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) custom-call(%all-gather.34), custom_call_target="AsyncCollectiveStart"
+}
+
 %async_collective_fusion.1 (param_0.1: bf16[4096,256]) -> bf16[4096,1024] {
   %param_0.1 = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} parameter(0)
   ROOT %all-gather.35 = bf16[4096,1024]{1,0:T(8,128)(2,1)} all-gather(%param_0.1), channel_id=6, replica_groups=mesh['axis_0'=4,'axis_1'=4] {'axis_1'}, dimensions={1}, use_global_device_ids=true
@@ -42,8 +48,9 @@ HloModule jit_step, is_scheduled=true
   %i = s32[]{:T(128)} get-tuple-element(%p), index=0
   %w = f32[6,4096,256]{2,1,0:T(8,128)} get-tuple-element(%p), index=1
   %layer = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} fusion(%w, %i), kind=kLoop, calls=%fused_slice, backend_config={"window_config":{"estimated_cycles":"1000"}}
-  %gather.1 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.1
-  %gather.2 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.2
+  %async-collective-start = (bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) fusion(%layer), kind=kCustom, calls=%fused_start
+  %gather.1 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"window_config":{"estimated_cycles":"3000"}}
+  %gather.2 = bf16[4096,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%layer), kind=kCustom, calls=%async_collective_fusion.2, backend_config={"window_config":{"estimated_cycles":"2000"}}
   %scatter = bf16[4096,256]{1,0:T(8,128)(2,1)S(1)} fusion(%gather.2), kind=kCustom, calls=%all-reduce-scatter.1.clone.1
   %piece = bf16[256,8,128]{2,1,0:T(8,128)(2,1)S(1)} bitcast(%scatter)
   %token = token[] after-all()

@@ -185,7 +185,8 @@ def test_a_program_compiled_here():
 
 
 def test_what_xla_tpu_hides():
-    """A reduce-scatter and a gather within fusions, a peeled loop, a transfer between slices."""
+    """A reduce-scatter and a gather within fusions (where it starts, nothing runs beside it), a
+    peeled loop, a transfer between slices."""
     topology = topologies.parse("v5e:4x4", 2)
     mesh = make_mesh({"data": -1, "fsdp": 4}, topologies.stand_ins(topology), {"data": -1})
     module = hlo.parse(hlo_samples.TPU)
@@ -195,7 +196,12 @@ def test_what_xla_tpu_hides():
                     ("all-reduce", 512 * 1024, 2, 5, True, False),
                     ("reduce-scatter", 4096 * 1024 * 2, 4, 5, False, False)]
     assert {c.axes for c in found if not c.dcn} == {("fsdp",)}
-    assert roofline.cycles(module) == 5 * 1000 + 77
+    assert roofline.cycles(module) == 5 * (1000 + 3000 + 2000) + 77
+    gather = found[0]
+    assert gather.hidden(topology) == pytest.approx(5 * 5000 / 1.5e9)
+    assert gather.hidden(topology) < gather.seconds(topology)
+    assert dataclasses.replace(gather, cycles=1e9).hidden(topology) == gather.seconds(topology)
+    assert dataclasses.replace(gather, overlapped=False).hidden(topology) == 0
     # of the stacked weights one layer is read each time: f32[1,4096,256]; what lies in VMEM, S(1),
     # costs nothing
     assert roofline.hbm_bytes(module) == pytest.approx(5 * (4096 * 256 * 4), rel=1e-4)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from avjax.nn.attention import Causal, attend, attention
 from avjax.nn.embeddings import lookup, rotary_tables, rotate
-from avjax.nn.layers import Dense, RMSNorm, SwiGLU
+from avjax.nn.layers import PRODUCT, Dense, RMSNorm, SwiGLU
 from avjax.nn.stack import SHARED, stack
 from avjax.sharding.activations import shard
 from avjax.systems.talker.config import Config
@@ -93,9 +94,9 @@ class DecoderLayer(nn.Module):
         return q_BHNK, k_BGNK, kv[:, :, 1].transpose(0, 2, 1, 3)
 
     def _finish(self, x_BND, out_BHNK):
-        B, H, N, K = out_BHNK.shape
-        x_BND = shard(x_BND, "batch",
-                      "time") + self.project(out_BHNK.transpose(0, 2, 1, 3).reshape(B, N, H * K))
+        mixed_BND = self.project(out_BHNK.transpose(0, 2, 1, 3), heads=self.config.num_heads,
+                                 keep=False)
+        x_BND = checkpoint_name(shard(x_BND, "batch", "time") + mixed_BND, PRODUCT)
         return shard(x_BND + self.mlp(self.mlp_norm(x_BND)), "batch", "time")
 
 

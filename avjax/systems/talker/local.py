@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from avjax.nn.attention import attend
 from avjax.nn.embeddings import rotary_tables, rotate, sinusoids
@@ -59,8 +60,9 @@ class LocalBlock(nn.Module):
         normed_MTD = self.attention_norm(x_MTD)
         tables_TK = rotary_tables(jnp.arange(T) % (T // group), K)
         if matrix_units(self.dtype):
-            q = self.qkv(self.wanted(normed_MTD, group), columns=0)
-            k, v = (self.qkv(normed_MTD, columns=i) for i in (1, 2))
+            q = self.qkv(self.wanted(normed_MTD, group), columns=0, keep=False)
+            k = self.qkv(normed_MTD, columns=1, keep=False)
+            v = self.qkv(normed_MTD, columns=2)
         elif self.rows == (0, None):
             qkv = self.qkv(normed_MTD)
             q, k, v = (qkv[..., i, :, :] for i in range(3))
@@ -69,8 +71,11 @@ class LocalBlock(nn.Module):
             kv = self.qkv(normed_MTD, columns=slice(1, 3))
             k, v = kv[..., 0, :, :], kv[..., 1, :, :]
         pairs = rotary_pairs(self.dtype)
-        return (rotate(q, *(self.wanted(a, group)[:, None] for a in tables_TK), pairs),
-                rotate(k, *(a[:, None] for a in tables_TK), pairs), v)
+        q = rotate(q, *(self.wanted(a, group)[:, None] for a in tables_TK), pairs)
+        k = rotate(k, *(a[:, None] for a in tables_TK), pairs)
+        if matrix_units(self.dtype):
+            q, k = checkpoint_name(q, PRODUCT), checkpoint_name(k, PRODUCT)
+        return q, k, v
 
     def wanted(self, x_TD, group: int):
         """The positions (..., R, D) that the output is wanted for, of every sequence."""
@@ -84,7 +89,8 @@ class LocalBlock(nn.Module):
         """The rest of the block, for the wanted positions."""
         x_MRD = self.wanted(x_MTD, group)
         places = ("batch", "time")[:x_MTD.ndim - 2]
-        x_MRD = shard(x_MRD + self.project(out_MRHK.reshape(x_MRD.shape)), *places)
+        mixed_MRD = self.project(out_MRHK, heads=self.heads, keep=False)
+        x_MRD = checkpoint_name(shard(x_MRD + mixed_MRD, *places), PRODUCT)
         return shard(x_MRD + self.mlp(self.mlp_norm(x_MRD)), *places)
 
     def __call__(self, x_MTD, group: int = 1):
