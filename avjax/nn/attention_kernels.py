@@ -18,7 +18,6 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from avjax.nn.layers import PRODUCT, matrix_units
-
 from avjax.sharding.activations import num_shards
 
 NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
