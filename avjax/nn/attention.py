@@ -5,13 +5,14 @@
     attend           the formula, with an explicit mask or bias: caches, a handful of tokens, ALiBi
     attend_by_head   the same in little memory, for frozen encoders of long sound
 
-The kernels are in avjax.nn.attention_kernels and must agree. Where the mesh splits time,
-avjax.nn.sequence runs them on every device's share.
+The kernels are in avjax.nn.attention_kernels and avjax.nn.fused_attention and must agree. Where the
+mesh splits time, avjax.nn.sequence runs them on every device's share.
 
 Suffixes: B batch, T time or queries, S keys, H heads, G key-value heads, K head width.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
@@ -25,6 +26,7 @@ from avjax.nn.attention_kernels import (
     block_length,
     cross_kernel,
 )
+from avjax.nn.fused_attention import FUSED, choose, fused
 from avjax.nn.layers import matrix_units
 from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import num_shards, shard
@@ -85,10 +87,11 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
       window: (left, right) of traced integers within the mask's band, for scanned layers that
         differ in theirs.
       kernel: "dense" (time x time scores), "banded" (blocked; cost and memory linear in time for a
-        Band), or "auto".
+        Band), "cudnn" or "splash" (fused, on GPUs and TPUs, 16 bits), or "auto": by the platform,
+        shape and dtype. Where the mesh splits time, the fused ones are not used.
 
-    Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel or
-    both of segments and valid.
+    Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel,
+    one that does not run here, or both of segments and valid.
     """
     length = q_BHTK.shape[2] // streams
     left, right = mask.band(length)
@@ -97,7 +100,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
                         hint="fold the padding into segments")
     if valid is not None:
         segments = (valid > 0).astype(jnp.int32)
-    check_kernel(kernel, KERNELS)
+    check_kernel(kernel, (*KERNELS, *FUSED))
 
     def near(offset):
         """True if a query sees a key, by the key's step minus its own."""
@@ -105,10 +108,16 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         return (offset >= -furthest[0]) & (offset <= furthest[1])
 
     if num_shards("time") > 1:
+        kernel = "auto" if kernel in FUSED else kernel
         return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
     q_BHTK, k_BGTK, v_BGTK = (shard(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
+    narrow = left + right + block_length(left, right) < length
     if kernel == "auto":
-        kernel = "banded" if left + right + block_length(left, right) < length else "dense"
+        kernel = (None if narrow else choose(q_BHTK, window is not None)) or (
+            "banded" if narrow else "dense")
+    if kernel in FUSED:
+        return fused(kernel, q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams,
+                     traced=window is not None)
     repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
     shared = kernel == "dense" and matrix_units(q_BHTK.dtype) and num_shards("width") == 1
     k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 and not shared else x
@@ -133,7 +142,7 @@ def cross_attention(q_BTHK, k_BSHK, v_BSHK, *, lengths_B=None, kernel: str = "au
     return CROSS_KERNELS[kernel](q_BTHK, k_BSHK, v_BSHK, lengths_B)
 
 
-def check_kernel(kernel: str, kernels: dict) -> None:
+def check_kernel(kernel: str, kernels: Iterable[str]) -> None:
     """Raises UserError for a kernel that is neither "auto" nor one of `kernels`."""
     if kernel not in ("auto", *kernels):
         raise UserError("unknown attention kernel", expected=" | ".join(("auto", *kernels)),

@@ -17,14 +17,14 @@ import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
+from avjax.nn.fused_attention import WIDEST, cross_cudnn
 from avjax.nn.layers import PRODUCT, matrix_units
-from avjax.sharding.activations import num_shards
+from avjax.sharding.activations import num_shards, platform
 
 NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
 BLOCKS = (512, 256, 128, 64, 32)  # queries of a block in the cross kernel "blocked"
 SCORES = 2**27  # that a device makes at once there, unless that takes less than the smallest block
 HEAD_BLOCK = 256  # queries of a block in `attend_by_head`
-CUDNN_WIDTH = 128  # widest head of the fused kernel
 LARGE = 2**22  # scores of one head and row beyond which they are not all kept
 
 
@@ -200,24 +200,17 @@ def cross_blocked(q_BTHK, k_BSHK, v_BSHK, lengths_B):
     return rearrange(jax.lax.map(one, q_NBQHK), "N B Q H K -> B (N Q) H K")
 
 
-def cross_cudnn(q_BTHK, k_BSHK, v_BSHK, lengths_B):
-    """The fused kernel of NVIDIA's library."""
-    lengths = None if lengths_B is None else lengths_B.astype(jnp.int32)
-    return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, key_value_seq_lengths=lengths,
-                                        implementation="cudnn")
-
-
 def scores_of_query(q_BTHK, keys: int) -> int:
     """How many scores a device makes for one query of every head and row."""
     return -(-q_BTHK.shape[0] // num_shards("batch")) * q_BTHK.shape[2] * keys
 
 
 def cross_kernel(q_BTHK, keys: int) -> str:
-    """The cross kernel for a size on this machine."""
+    """The cross kernel for a size on the devices that the program is compiled for."""
     queries, width = q_BTHK.shape[1], q_BTHK.shape[3]
-    fits = (q_BTHK.dtype.itemsize == 2 and width % 8 == 0 and width <= CUDNN_WIDTH and queries >= 64
+    fits = (q_BTHK.dtype.itemsize == 2 and width % 8 == 0 and width <= WIDEST and queries >= 64
             and keys >= 64)
-    if jax.default_backend() == "gpu" and fits:
+    if platform() == "gpu" and fits:
         return "cudnn"
     large = queries * keys > LARGE or queries * scores_of_query(q_BTHK, keys) > SCORES
     return "blocked" if large and queries % min(BLOCKS) == 0 else "dense"

@@ -127,7 +127,7 @@ def parse(text: str, *, vmem: bool = True) -> Module:
     """The module of `compiled.as_text()`. vmem: memory space 1 is a core's own, as on TPUs."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if not line.startswith(" "):
             head = _COMPUTATION.match(line)
             current = None
@@ -137,6 +137,22 @@ def parse(text: str, *, vmem: bool = True) -> Module:
         elif current is not None and (instruction := _instruction(line, vmem)):
             current.append(instruction)
     return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, with those joined to the one before that go on with an instruction: the metadata of a
+    Pallas kernel has line ends, and a closing brace where a computation would close."""
+    waiting, inside = "", False
+    for line in text.splitlines():
+        goes_on = inside and line != "}" and not _HEAD.match(line)
+        if goes_on:
+            waiting += " " + line
+            continue
+        if waiting:
+            yield waiting
+        waiting = line
+        inside = line.startswith(" ") or bool(_COMPUTATION.match(line))
+    yield waiting
 
 
 def _instruction(line: str, vmem: bool) -> Instruction | None:

@@ -32,6 +32,14 @@ def active_mesh():
     return mesh
 
 
+def platform() -> str:
+    """"cpu", "gpu" or "tpu": of the mesh's devices (jax.set_mesh), for which a program may be
+    compiled without them; else this process's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def num_shards(place: str) -> int:
     """Over how many devices a place is sharded; 1 without a mesh."""
     mesh = active_mesh()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def count_flops(fn: Callable, *args: Any) -> int:
 
     A while loop counts as often as its trip count when that is a constant (counter `i < n`, step
     1), else once; of a conditional the most expensive branch counts; a Pallas kernel counts its
-    body times its grid, a shard_map its body times its devices.
+    body times its grid, fused attention as its formula, a shard_map its body times its devices.
     """
     return flops_of(live_jaxpr(fn, *args))
 
@@ -92,8 +93,32 @@ def _equation_flops(equation, jaxpr) -> int:
     if name == "while":
         body, cond = params["body_jaxpr"].jaxpr, params["cond_jaxpr"].jaxpr
         return _trip_count(equation, jaxpr) * (flops_of(body) + flops_of(cond))
+    fused = _fused_flops(equation)
+    if fused is not None:
+        return fused
     inner = sum(flops_of(sub) for value in params.values() for sub in subjaxprs(value))
     return inner * _repeats(name, params)
+
+
+# Products of one size that a fused kernel of attention stands for: those of its formula, not what
+# it computes again, so that FLOPs do not depend on the kernel.
+FUSED_PRODUCTS = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 4,
+                  "splash_mha_fwd": 2, "splash_mha_dq": 1, "splash_mha_dkv": 3}
+
+
+def _fused_flops(equation) -> int | None:
+    """FLOPs of cuDNN's attention, (B, T, H, K), or JAX's splash attention, (..., T, K); None of
+    everything else."""
+    name = equation.primitive.name
+    cudnn = name.startswith("dot_product_attention_")
+    if name == "pallas_call":
+        name = str(equation.params.get("name") or equation.params.get("name_and_src_info"))
+    products = next((n for part, n in FUSED_PRODUCTS.items() if name.startswith(part)), None)
+    if products is None:
+        return None
+    queries, keys = [v.aval.shape for v in equation.invars
+                     if len(v.aval.shape) > 2 and jnp.issubdtype(v.aval.dtype, jnp.floating)][:2]
+    return products * 2 * math.prod(queries) * (keys[1] if cudnn else keys[-2])
 
 
 def _repeats(name: str, params: dict) -> int:

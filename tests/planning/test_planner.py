@@ -228,6 +228,17 @@ def test_what_xla_gpu_writes():
     assert roofline.hbm_bytes(module) == pytest.approx(wanted, abs=100)
 
 
+def test_metadata_with_line_ends():
+    """As XLA:TPU prints a Pallas kernel: what follows it was lost."""
+    kernel = ('  %splash_mha_fwd.1 = bf16[2,1024]{1,0} custom-call(%w), '
+              'custom_call_target="tpu_custom_call", kernel_metadata={{\n"block_q": 512\n'
+              '}}, backend_config={"estimated_cycles":"7"}\n  %custom-call.2')
+    text = hlo_samples.GPU.replace("  %custom-call.2", kernel, 1)
+    before, after = (kernels.count(hlo.parse(t)) for t in (hlo_samples.GPU, text))
+    assert after == before | {"fused attention": before["fused attention"] + 5}
+    assert roofline.cycles(hlo.parse(text)) == 5 * 7
+
+
 def test_seconds_between_machines():
     """Each card of a machine takes its share of what leaves the machine."""
     topology = topologies.parse("h100:8", 2)
