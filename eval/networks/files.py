@@ -45,7 +45,7 @@ class Network:
 
 
 DNS_CHALLENGE = "pip install 'avjax[dnsmos]'; github.com/microsoft/DNS-Challenge, DNSMOS"
-WHISPERS = ("large-v3", "large-v3-turbo", "medium", "small", "base", "tiny")
+WHISPERS = ("large-v3", "large-v3-turbo", "small")
 TABLE: dict[str, Network] = {
     "syncnet": Network(("syncnet_v2.model",), "github.com/joonson/syncnet_python", "MIT",
                        "syncnet"),

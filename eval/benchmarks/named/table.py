@@ -14,16 +14,22 @@ _PICTURES = {"FID": "Inception-v3, 2048 features, every picture",
              "FVD_crop": "I3D, 400 logits, every 16 pictures, middle square"}
 _FOLLOWED = "landmarks of a face that is followed"
 _EXPRESSION = dict.fromkeys(("F1_smiles", "F1_smiles_corners", "smile_corr",
-                             "blinks_per_minute"), _FOLLOWED)
+                             "blinks_per_minute"), _FOLLOWED) | dict.fromkeys((
+                                 "FD_e_smirk", "FD_h_smirk", "MSE_e_smirk", "var_e_smirk",
+                                 "jaw_corr_smirk", "blinks_per_minute_smirk"),
+                                 "SMIRK, of the followed face")
 _LANDMARKS = dict.fromkeys(("F1_lips", "AV_offset", "AV_within_1", "AV_correlation"),
                            _FOLLOWED) | _EXPRESSION
 _ENGLISH = {"WER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser",
-            "CER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser"}
+            "CER_open": "wav2vec 2.0 CTC, greedy, Whisper's English normaliser",
+            "WER_whisper": "Whisper, greedy, its English normaliser",
+            "CER_whisper": "Whisper, greedy, its English normaliser"}
 _VOICE = {"UTMOS": "UTMOS22-strong", "SIM": "WavLM-large with ECAPA-TDNN, to the own recording",
           "SIM_other": "WavLM-large with ECAPA-TDNN, to another recording of the speaker",
           "VoxSim": "its network, to the own recording, 1 to 6"}
 _CEPSTRA = {"MCD": "mel-cepstral-distance", "MCD_world_audio": "pymcd's, to the recording"}
-_SPEECH = {"mel_L1_dtw": "time-warped", **_CEPSTRA, **_VOICE}
+_SPEECH = {"mel_L1_dtw": "time-warped", **_CEPSTRA, **_VOICE,
+           "DNSMOS_OVRL": "P.835, windows as published", "DNSMOS_P808": "P.808, the same windows"}
 _LENGTH = {"length_error": "share of the recording's", "length_error_signed": "the same, with sign"}
 _FACE_CODES = {name: "on the corpus' own face codes and head" for name in (
     "FD_e", "FD_h", "FD_e_pooled", "FD_h_pooled", "FK_e", "FK_h", "Div_e", "Div_h", "var_e",
