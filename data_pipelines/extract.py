@@ -19,7 +19,8 @@ from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import clean
 
 FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__)
-                        if m.name != "common"))
+                        if any(inner.name == "extract" for inner in pkgutil.iter_modules(
+                            [f"{path}/{m.name}" for path in families.__path__]))))
 
 
 def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset | None:

@@ -36,7 +36,7 @@ from tests.planning import hlo_samples
 
 FULL_SIZE = ("avflow_paper.py", "avflow_released.py", "avflow_50h.py",
              "avflow_ablations.py:cascaded", "avflow_text.py",
-             "avflow_text.py:paper", "head_vae.py", "talker_0_6b.py", "tavid.py:text",
+             "avflow_text.py:paper", "hallo2.py", "head_vae.py", "talker_0_6b.py", "tavid.py:text",
              "tavid.py:acoustic", "tavid.py:appearance", "tavid.py:mapper", "tavid.py:motion",
              "tavid.py:temporal", "tavid.py:speaker", "tavid.py",
              "vocoder.py:v2")  # the largest of them; each is traced for many seconds

@@ -24,6 +24,7 @@ from data_pipelines.features.tavid.tokenizer import DialogueTokenizer, marks
 from data_pipelines.loading import loader
 from data_pipelines.puppets import build, face_code, render
 from data_pipelines.store import dataset as store
+from data_pipelines.store.schema import Feature
 from tests.data_pipelines.features.dialogues import OPTIONS, SIZE, UNITS, Averages, rows
 
 
@@ -129,6 +130,8 @@ def test_full_size_configs_read_what_their_extraction_writes(clips, features):
     made = types.SimpleNamespace(dir="512", features=tavid._schema(source, encoders),
                                  recipes={"mel": mel.SPEECH})
     for part in full_size.PARTS:
+        if part == "vae":  # reads what `--features=pictures --size=512` writes
+            made.features["pictures"] = Feature((None, 512, 512, 3), "uint8", "", "", 25)
         system = api.build(full_size.get_config(part).system)
         assert loader.check_features(made, system.example_spec)
     vocabulary = 30522 + len(marks(2))
