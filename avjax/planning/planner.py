@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from avjax.nn.fused_attention import FUSED
 from avjax.planning import collectives, hlo, kernels, roofline
 from avjax.planning.collectives import Collective
 from avjax.planning.compilers import Compiler, on_devices
@@ -45,7 +46,12 @@ class Job:
         runs."""
         self.config = for_accelerators(config)
         self.system = api.build(self.config.system)
-        shapes = abstract_params(self.system)
+        # traced on this CPU, where fused attention does not run: by shapes its scores count as kept
+        self._shaped = self.config.system
+        for kernel in FUSED:
+            self._shaped = replaced(self._shaped, "attention_kernel", kernel, "auto")
+        self._traced = api.build(self._shaped)
+        shapes = abstract_params(self._traced)
         self.optimizer = make_optimizer(self.config.optimizer, self.config.train.steps, shapes,
                                         self.system.turns)
         self.ema = self.config.optimizer.ema_decay > 0
@@ -74,7 +80,7 @@ class Job:
         """(FLOPs, bytes of activations) of the gradients for `rows` rows of a batch on one
         device."""
         if rows not in self._costs:
-            gradients = make_gradients(self.system, self.optimizer)
+            gradients = make_gradients(self._traced, self.optimizer)
             trains = jax.tree.leaves(self.optimizer.trainable)
 
             def step(params, batch, key):  # without the gradients of frozen parameters
@@ -93,7 +99,7 @@ class Job:
         """The share of the FLOPs that the model needs; the rest is recomputation by remat. Traced
         on the first call."""
         if self._useful is None:
-            plain = without_remat(self.config.system)
+            plain = without_remat(self._shaped)
             self._useful = (1.0 if plain is None
                             else self.flops_of_row(api.build(plain)) / self.cost(1)[0])
         return self._useful

@@ -444,3 +444,10 @@ def test_specs_of_a_batch_are_shapes_only(small):
     system = api.build(small.system)
     assert all(isinstance(x, jax.ShapeDtypeStruct)
                for x in api.example_batch(system, batch=2, time=8).values())
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "splash"])
+def test_a_kernel_that_does_not_run_here_is_planned_all_the_same(kernel):
+    config = load_config("configs/tavid_mapper.py", {"system.attention_kernel": kernel,
+                                                     "system.num_blocks": 1})
+    assert planner.Job(config).cost(1)[0] > 0
