@@ -1,9 +1,15 @@
 """TAVID at full size, a part at a time; without a variant, S7 and dialogues.
 
-Prepare:    avjax extract --features=tavid --clips=DIR --out=DATA \\
+Prepare:    avjax prepare --dataset=seamless --source=SEAMLESS --out=DIR --size=512 \\
+                --movement=movement
+            avjax extract --features=tavid --clips=DIR --out=DATA \\
                 --unit_encoder=xlsr2_1b_v2.pt --centroids=kmeans_10k.npy --tokens=vocab.txt \\
                 --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
             (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
+            Of any dialogues with sound, script and pictures (docs/corpora.md). :mapper regresses
+            what clips have as a face code: for Seamless' 128 numbers, which --movement brings,
+            --config.system.target_dim=135. An XLS-R of another width than the published ones needs
+            its config.json beside it.
 Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
                 --workdir=runs/tavid/temporal --config.train.init_from=runs/tavid/motion
             S1 on 40 % first speaker, 40 % second, 20 % dialogues of DATA, or of several corpora:

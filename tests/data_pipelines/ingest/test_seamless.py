@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 
 from avjax.errors import StorageError, UserError
+from avjax.systems import api
+from configs import tavid as full_size
+from data_pipelines import extract
 from data_pipelines.features.avflow import head_pose
 from data_pipelines.features.common.painter import Painter
-from data_pipelines.features.tavid import conversations
+from data_pipelines.features.tavid import conversations, frozen_encoders
 from data_pipelines.ingest.seamless import listing, pieces, prepare, said, seen
 from data_pipelines.ingest.seamless import side as side_of
+from data_pipelines.loading import loader
 from data_pipelines.media import tar_tree
 from data_pipelines.store import dataset as store
 from data_pipelines.store.merge import Part
+from tests.data_pipelines.features.dialogues import OPTIONS, SIZE, Averages
 from tests.data_pipelines.ingest import seamless_tree as tree
 
 NTSC, ODD = Fraction(30000, 1001), Fraction(45000, 1501)
@@ -115,6 +120,33 @@ def test_clips_fit_what_features_are_made_of(clips):
     assert [t.speaker for t in talk.script.turns] == [0, 1, 0]
     encoder = head_pose.make("linear", dataset)
     assert np.abs(encoder.call(row["pose_z"])).max() < 10
+
+
+def test_full_size_parts_of_tavid_read_what_extraction_makes_of_it(clips, tmp_path, monkeypatch):
+    """Rows of every part of configs/tavid.py, at the size of these pictures."""
+    dataset, _ = clips
+    monkeypatch.setattr(frozen_encoders, "load_pictures", lambda path: Averages())
+    made = extract.extract(dataset.dir, tmp_path / "features", features="tavid", vae="a VAE",
+                           tokens="characters", **OPTIONS)
+    assert made.splits == {"train": 2, "valid": 1}
+    examples = [dict(row) for row in made.source("train")]
+    for part in full_size.PARTS:
+        config = full_size.get_config(part).system
+        config.unlock()
+        if part == "mapper":
+            config.target_dim = 135  # 128 numbers of a face and 7 of a head
+        if part == "speaker":
+            config.size = SIZE // 8
+        elif "latent_size" in config:
+            config.latent_size = (SIZE // 8, SIZE // 8)
+            config.unet.channels, config.unet.attention_levels = (320,), (True,)
+        system, rng = api.build(config), np.random.default_rng(0)
+        assert loader.check_features(made, system.example_spec), part
+        for example in examples:
+            row = system.rows.build([example], rng)
+            assert {n: x.shape for n, x in row.items()} == {
+                n: tuple(spec.shape[1:]) for n, spec in system.batch_spec.items()}, part
+            assert all(np.isfinite(x).all() for x in row.values())
 
 
 def test_the_bucket_has_the_same_clips(good, clips, tmp_path):
