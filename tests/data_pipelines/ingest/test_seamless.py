@@ -130,7 +130,8 @@ def test_full_size_parts_of_tavid_read_what_extraction_makes_of_it(clips, tmp_pa
                            tokens="characters", **OPTIONS)
     assert made.splits == {"train": 2, "valid": 1}
     examples = [dict(row) for row in made.source("train")]
-    for part in full_size.PARTS:
+    # of the others: tests/data_pipelines/features/test_tavid.py
+    for part in full_size.PARTS.keys() - {"vae", "voicebox", "portrait"}:
         config = full_size.get_config(part).system
         config.unlock()
         if part == "mapper":
