@@ -1,6 +1,7 @@
 """Clips -> features, by the family of systems that reads them: data_pipelines/features/<name>."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -18,9 +19,9 @@ from data_pipelines.store import made_from, merge
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import clean
 
-FEATURES = tuple(sorted(m.name for m in pkgutil.iter_modules(families.__path__)
-                        if any(inner.name == "extract" for inner in pkgutil.iter_modules(
-                            [f"{path}/{m.name}" for path in families.__path__]))))
+FEATURES = tuple(sorted(  # a folder without extract.py has what only prompts or decodes
+    m.name for m in pkgutil.iter_modules(families.__path__)
+    if importlib.util.find_spec(f"{families.__name__}.{m.name}.extract")))
 
 
 def extract(clips_dir, out_dir, *, features: str = "avflow", **options) -> store.Dataset | None:

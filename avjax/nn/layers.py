@@ -19,9 +19,8 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.shard_alike import shard_alike
 
-from avjax.sharding.activations import UNCONSTRAINED, active_mesh, num_shards, shard
+from avjax.sharding.activations import UNCONSTRAINED, num_shards, shard
 
 PRODUCT = "product"  # the name of a dense layer's product to checkpoint policies
 SQRT_HALF = float(np.sqrt(0.5))
@@ -79,12 +78,6 @@ def in_place(dtype) -> bool:
     return matrix_units(dtype) or axes_kept()
 
 
-def placed_like(gradient, kernel):
-    """The gradient, sharded as its kernel is. Stated where it is made, its sum over devices is a
-    reduce-scatter; XLA:TPU sums all of it otherwise and cuts it afterwards, at twice the bytes."""
-    return gradient if active_mesh() is None else shard_alike(gradient, kernel)[0]
-
-
 def _matmul_fwd(x, kernel, axes):
     return matmul(x, kernel, axes), (x, kernel)
 
@@ -96,7 +89,7 @@ def _matmul_bwd(axes, saved, dy):
         outer, of_dy, of_kernel = (tuple(range(a, b)) for a, b in (
             (0, lead), (lead, lead + out), (axes, axes + out)))
         dx = lax.dot_general(dy, kernel, ((of_dy, of_kernel), ((), ())))
-        return dx, placed_like(lax.dot_general(x, dy, ((outer, outer), ((), ()))), kernel)
+        return dx, lax.dot_general(x, dy, ((outer, outer), ((), ())))
     inputs = math.prod(kernel.shape[:axes])
     flat_x = x.reshape(-1, inputs)
     flat_dy = dy.reshape(-1, kernel.size // inputs)
@@ -311,7 +304,7 @@ def _gated_matmul_bwd(gate, saved, dy):
     hidden, pull = jax.vjp(gate, pair)
     hidden, dpair = lax.optimization_barrier((hidden, pull(dhidden)[0]))
     lead = tuple(range(dy.ndim - 1))
-    return dpair, placed_like(lax.dot_general(hidden, dy, ((lead, lead), ((), ()))), kernel)
+    return dpair, lax.dot_general(hidden, dy, ((lead, lead), ((), ())))
 
 
 gated_matmul.defvjp(_gated_matmul_fwd, _gated_matmul_bwd)
