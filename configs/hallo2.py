@@ -1,11 +1,11 @@
 """Hallo2 (arXiv:2410.07718): a portrait and a sound in, a video out; and how its weights become
 those that units drive. Without a variant, its second stage.
 
-Import:     avjax weights import --system=tavid.visual --folder=pretrained_models \\
+Prepare:    avjax weights import --system=tavid.visual --folder=pretrained_models \\
                 --workdir=runs/hallo2_released
             (Hallo2's own layout: hallo2/net.pth, sd-vae-ft-mse, wav2vec; then avjax generate
             --workdir=runs/hallo2_released --audio=a.wav --portrait=a.png)
-Prepare:    avjax extract --features=tavid --clips=DIR --out=DATA --vae=sd-vae-ft-mse.safetensors \\
+            avjax extract --features=tavid --clips=DIR --out=DATA --vae=sd-vae-ft-mse.safetensors \\
                 --audio_encoder=wav2vec2-base-960h --size=512 --max_seconds=10 \\
                 --face_embeddings=FOLDER [--audio_tokens=net.pth]
 Run:        avjax train --config=configs/hallo2.py:appearance --config.data.dir=DATA \\
@@ -22,6 +22,7 @@ Run:        avjax train --config=configs/hallo2.py:appearance --config.data.dir=
             Everything on puppets, two CPU cores, at tiny size:
             avjax train --config=configs/hallo2.py:puppets --workdir=runs/hallo2
 Hardware:   the slices of configs/tavid.py, whose stages these are; puppets: two CPU cores.
+Sizes:      the public code's; on puppets, ours by choice.
 Provenance: sizes, regions, schedule, batches, rates and steps are the public code's; on puppets,
             all sizes are ours by choice. What a trained run looks like there is plumbing, never
             realism.

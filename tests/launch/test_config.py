@@ -25,8 +25,8 @@ def test_a_variant_is_listed_with_its_systems_fields():
     assert text.startswith("TAVID at full size") and "\nHardware:   the slices of PARTS" in text
     assert "system.frames = 12\n    Of a training row;" in text
     assert "default 14; fixed once a run has begun)" in text
-    assert "system.unet.remat = 'layers'\n    What the backward pass recomputes.\n    (text; " \
-           "'none' | 'layers'; default 'none'" in text
+    assert "system.unet.remat = 'parts'\n    What the backward pass recomputes: every layer" in text
+    assert "(text; 'none' | 'layers' | 'parts'; default 'none'" in text
     assert "may change on resume unless the schedule ends at train.steps" in " ".join(text.split())
     assert "[data] What it is trained on." in text and "not documented" not in text
 

@@ -281,7 +281,8 @@ def test_every_builder_declares_what_it_takes():
     """They are the flags of launch.generate, with a type and a sentence each; what is not declared
     is an error."""
     inputs = prompting.inputs()
-    assert prompting.systems() == ("avflow", "avflow.text", "talker", "tavid", "vocoder")
+    assert prompting.systems() == ("avflow", "avflow.text", "talker", "tavid", "tavid.visual",
+                                   "vocoder")
     assert inputs["text"][1] == ("avflow", "avflow.text", "talker")
     assert inputs["script"][1] == ("tavid",)
     assert inputs["max_seconds"][0].kind is float and all(len(f.help) > 15
