@@ -27,6 +27,7 @@ from avjax.nn.attention_kernels import (
     cross_kernel,
 )
 from avjax.nn.fused_attention import FUSED, choose, fused
+from avjax.nn.layers import matrix_units
 from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import num_shards, shard
 
@@ -118,7 +119,8 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         return fused(kernel, q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams,
                      traced=window is not None)
     repeats = q_BHTK.shape[1] // k_BGTK.shape[1]
-    k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 else x
+    shared = kernel == "dense" and matrix_units(q_BHTK.dtype) and num_shards("width") == 1
+    k_BHTK, v_BHTK = (jnp.repeat(x, repeats, axis=1) if repeats > 1 and not shared else x
                       for x in (k_BGTK, v_BGTK))
     return KERNELS[kernel](q_BHTK, k_BHTK, v_BHTK, left, right, near, segments, streams)
 

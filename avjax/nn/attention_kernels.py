@@ -6,7 +6,7 @@ them. `near(offset)` is true for the keys that a query sees, by the key's step m
 blocks of queries, or NVIDIA's fused kernel. `attend` is the formula of them all.
 
 Suffixes: B batch, T time or queries, S keys, H heads, K head width, N query blocks, Q queries a
-block, W keys that a query block sees.
+block, W keys that a query block sees, G key-value heads, R query heads of each.
 """
 
 import math
@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from avjax.nn.fused_attention import WIDEST, cross_cudnn
+from avjax.nn.layers import PRODUCT, matrix_units
 from avjax.sharding.activations import num_shards, platform
 
 NEGATIVE = -1e30  # the logits of hidden keys; finite, so that no row can turn into NaN
@@ -26,14 +28,21 @@ HEAD_BLOCK = 256  # queries of a block in `attend_by_head`
 LARGE = 2**22  # scores of one head and row beyond which they are not all kept
 
 
-def dense(q_BHTK, k_BHTK, v_BHTK, left: int, right: int, near, segments_BT, streams: int = 1):
-    """All scores at once; the reference that the other kernels are tested against."""
+def dense(q_BHTK, k_BGTK, v_BGTK, left: int, right: int, near, segments_BT, streams: int = 1):
+    """All scores at once; the reference that the other kernels are tested against. Takes keys and
+    values of fewer heads as they are, each shared by consecutive query heads."""
     step_T = np.arange(q_BHTK.shape[2]) // streams
     offset = step_T[None, :] - step_T[:, None]  # key minus query
     seen = jnp.asarray(near(offset))[None, None]
     if segments_BT is not None:
         seen = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
-    return attend(q_BHTK, k_BHTK, v_BHTK, seen)
+    B, H, T, K = q_BHTK.shape
+    G = k_BGTK.shape[1]
+    if G == H:
+        return attend(q_BHTK, k_BGTK, v_BGTK, seen)
+    q_BGRTK = q_BHTK.reshape(B, G, H // G, T, K)
+    return attend(q_BGRTK, k_BGTK[:, :, None], v_BGTK[:, :, None],
+                  seen[:, :, None]).reshape(q_BHTK.shape)
 
 
 def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
@@ -51,7 +60,32 @@ def attend(q, k, v, seen=None, *, bias=None, heads_inside: bool = False):
         logits = logits + bias
     if seen is not None:
         logits = jnp.where(seen, logits, NEGATIVE)
-    return jnp.einsum(mixed, jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+    weights = softmax(logits) if matrix_units(v.dtype) else jax.nn.softmax(logits, axis=-1)
+    return jnp.einsum(mixed, weights.astype(v.dtype), v)
+
+
+@jax.custom_vjp
+def softmax(logits):
+    """Softmax over the last axis, in float32. Where a policy of recomputation keeps PRODUCT, the
+    largest logit and the sum of each row are kept: the backward pass then makes scores again, but
+    no reductions over them."""
+    return _softmax_fwd(logits)[0]
+
+
+def _softmax_fwd(logits):
+    largest = checkpoint_name(jnp.max(logits, axis=-1, keepdims=True), PRODUCT)
+    weights = jnp.exp(logits - largest)
+    total = checkpoint_name(jnp.sum(weights, axis=-1, keepdims=True), PRODUCT)
+    return weights / total, (logits, largest, total)
+
+
+def _softmax_bwd(saved, dy):
+    logits, largest, total = saved
+    weights = jnp.exp(logits - largest) / total
+    return (weights * (dy - jnp.sum(weights * dy, axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_fwd, _softmax_bwd)
 
 
 def attend_by_head(q_BHTK, k_BHTK, v_BHTK, valid_BT, *, relative_HR=None, gate_BHT=None):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.nn.attention import Band, Causal, Full, attention
+from avjax.nn.attention import NEGATIVE, Band, Causal, Full, attention
+from avjax.nn.attention_kernels import softmax
 
 B, H, T, K = 2, 2, 75, 8
 
@@ -84,6 +85,25 @@ def test_matches_the_library_attention():
                                atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_shared_keys_are_keys_repeated(dtype):
+    """In 16 bits they are not repeated; value and gradient."""
+    q, k, v = (x.astype(dtype) for x in inputs(12))
+    k, v = k[:, :1], v[:, :1]
+
+    def grouped(q, k, v):
+        return attention(q, k, v, mask=Causal(), segments=segments("packing")[:, 25:37])
+
+    def repeated(q, k, v):
+        return grouped(q, *(jnp.repeat(x, H, axis=1) for x in (k, v)))
+
+    ours, theirs = (jax.vjp(f, q, k, v) for f in (grouped, repeated))
+    for got, want in zip((ours[0], *ours[1](q)), (theirs[0], *theirs[1](q)), strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(np.float32(got), np.float32(want),
+                                   atol=1e-5 if dtype == jnp.float32 else 0.05)
+
+
 def test_banded_memory_is_linear_in_time():
     def temporaries(length):  # bytes
         shapes = [jax.ShapeDtypeStruct((1, 2, length, 16), jnp.float32)] * 3
@@ -102,3 +122,12 @@ def test_bad_input():
         Band(-1, 2)
     with pytest.raises(UserError, match="not both"):
         attention(q, k, v, segments=jnp.ones((B, T), int), valid=jnp.ones((B, T)))
+
+
+def test_softmax_that_keeps_its_reductions():
+    """And its gradient, of a row without any key, too."""
+    logits, dy = (jax.random.normal(jax.random.key(i), (4, 6)) for i in range(2))
+    logits = logits.at[1, 2:].set(NEGATIVE).at[2].set(NEGATIVE)
+    ours, theirs = (jax.vjp(f, logits) for f in (softmax, jax.nn.softmax))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+    np.testing.assert_allclose(ours[1](dy)[0], theirs[1](dy)[0], atol=1e-6)
