@@ -122,6 +122,17 @@ class Section:
         return config.unlock()
 
     @classmethod
+    def completed(cls, recorded: Mapping) -> dict:
+        """Fields that a version of before recorded, with the defaults of those that came since."""
+        out = dict(recorded)
+        for name, f in cls.FIELDS.items():
+            if name not in out:
+                out[name] = f.section.make().to_dict() if f.section else f.default
+            elif f.section and isinstance(out[name], Mapping):
+                out[name] = f.section.completed(out[name])
+        return out
+
+    @classmethod
     def check(cls, config, where: str = "config.system") -> None:
         """UserError for the first field of `config` that is missing, of another type, none of its
         choices or out of bounds, or that does not fit another field.

@@ -3,7 +3,7 @@ system for `config.system`. One `validate` for every command."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from avjax.errors import UserError
 from avjax.fields import Entry, Section, describe, resume_of
@@ -39,6 +39,12 @@ def validate(config, where: str = "config") -> None:
     experiment().check(config, where)
     if schema := of_system(config):
         schema.check(config.system, f"{where}.system")
+
+
+def completed(recorded: Mapping) -> dict:
+    """A recorded experiment with the defaults of the fields that came after it."""
+    whole = experiment().completed(recorded)
+    return whole | {"system": registry.completed(whole["system"])}
 
 
 def entries(config) -> Iterator[Entry]:

@@ -33,6 +33,7 @@ from avjax.checkpoint.files import (
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
 from avjax.storage import paths
+from avjax.systems import registry
 
 
 class Damaged(UserError):
@@ -142,12 +143,16 @@ def warm_start(params: Any, path: str | Path, *, include: Sequence[str] = (".*",
 
 
 def load_meta(path: str | Path, step: int | str | None = None) -> dict:
-    """`read_meta` of the checkpoint that `resolve` picks, with "step" added."""
+    """`read_meta` of the checkpoint that `resolve` picks, with "step" added and config.system
+    completed by the fields that came after it."""
     folder = resolve(path, step)
     try:
         meta = read_meta(folder)
     except Broken as error:
         raise UserError("the checkpoint is broken", where=str(folder), found=str(error)) from error
+    config = meta.get("config", {})
+    if "system" in config:
+        meta |= {"config": config | {"system": registry.completed(config["system"])}}
     return with_step(meta, folder)
 
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
 
 from avjax import systems
@@ -57,6 +58,14 @@ def schema(name: str) -> type[Section] | None:
     """The class `Config` of a system's config.py, which declares its fields; None where it has
     none. UserError: unknown name."""
     return getattr(_beside(name, "config"), "Config", None)
+
+
+def completed(recorded: Mapping) -> dict:
+    """A recorded config.system with the defaults of the fields that its system has got since; as it
+    is where its system is not here or declares no fields."""
+    name = recorded.get("name")
+    section = schema(name) if name in names() else None
+    return section.completed(recorded) if section else dict(recorded)
 
 
 def published(name: str):

@@ -20,7 +20,7 @@ from data_pipelines import decode, prompting
 from data_pipelines.features.common import text_to_tokens
 from data_pipelines.live.parts import Settings
 from data_pipelines.prompting import Prompt
-from launch import data
+from launch import data, schema
 from launch import flags as launch_flags
 from launch.jobs import live, targets, video
 
@@ -255,17 +255,17 @@ def say(lines: Iterable[str]) -> None:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config that a job recorded in its workdir. UserError: there is none, or it is damaged."""
+    """The config that a job recorded in its workdir, with the defaults of fields that came after
+    it. UserError: there is none, or it is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError("no trained system here", where=str(workdir),
                         expected="a folder with config.json", found="nothing of the kind",
                         hint=f"train first: avjax train --config=configs/... "
                         f"--workdir={workdir}")
-    config = ConfigDict(records.read_json(path))
+    config = ConfigDict(schema.completed(records.read_json(path)))
     for name in data.FIELDS:
-        if name in config.data:  # older jobs know no mixture
-            config.data[name] = launch_flags.fill(config.data[name], workdir)
+        config.data[name] = launch_flags.fill(config.data[name], workdir)
     # of an older job, whose workdir was moved since
     if config.data.dir and not pathlib.Path(config.data.dir).exists():
         parts = pathlib.PurePath(config.data.dir).parts[1:]
