@@ -67,6 +67,10 @@ class Band:
         return min(self.left, length - 1), min(self.right, length - 1)
 
 
+# A fused kernel multiplies time x time but writes no scores: it is taken unless the sequence is
+# this many times as long as the keys that the banded kernel scores for a query [ours].
+NARROW = 4
+
 Mask = Full | Causal | Band
 FULL = Full()
 
@@ -88,7 +92,7 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         differ in theirs.
       kernel: "dense" (time x time scores), "banded" (blocked; cost and memory linear in time for a
         Band), "cudnn" or "splash" (fused, on GPUs and TPUs, 16 bits), or "auto": by the platform,
-        shape and dtype. Where the mesh splits time, the fused ones are not used.
+        shape and dtype (see NARROW). Where the mesh splits time, the fused ones are not used.
 
     Returns (batch, heads, time, head width) in q's dtype. Raises UserError for an unknown kernel,
     one that does not run here, or both of segments and valid.
@@ -111,10 +115,10 @@ def attention(q_BHTK, k_BGTK, v_BGTK, *, mask: Mask = FULL, segments=None, valid
         kernel = "auto" if kernel in FUSED else kernel
         return split_attention(q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams, kernel)
     q_BHTK, k_BGTK, v_BGTK = (shard(x, "batch", "width") for x in (q_BHTK, k_BGTK, v_BGTK))
-    narrow = left + right + block_length(left, right) < length
+    width = left + right + block_length(left, right)  # keys that the banded kernel scores a query
     if kernel == "auto":
-        kernel = (None if narrow else choose(q_BHTK, window is not None)) or (
-            "banded" if narrow else "dense")
+        one = choose(q_BHTK, window is not None) if length < NARROW * width else None
+        kernel = one or ("banded" if width < length else "dense")
     if kernel in FUSED:
         return fused(kernel, q_BHTK, k_BGTK, v_BGTK, left, right, near, segments, streams,
                      traced=window is not None)

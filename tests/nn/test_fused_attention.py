@@ -96,6 +96,12 @@ def test_a_long_sequence_is_one_kernel_on_accelerators(name):
     assert found[kernels.ATTENTION] >= 2, found
     found, _ = compiled(name, "auto", Causal(), 128, False)
     assert kernels.ATTENTION not in found, "short sequences are as they were"
+    found, fused = compiled(name, "auto", Band(150, 150), 1024, False)
+    assert found[kernels.ATTENTION] >= 2, "a band of much of the sequence"
+    _, banded = compiled(name, "banded", Band(150, 150), 1024, False)
+    assert 2 * fused <= banded, "no scores are kept"
+    found, _ = compiled(name, "auto", Band(60, 60), 1024, False)
+    assert kernels.ATTENTION not in found, "a narrow band"
 
 
 @pytest.mark.skipif(XLA["h100"] is None, reason="needs the extra aot-gpu")
