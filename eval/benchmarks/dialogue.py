@@ -13,8 +13,8 @@ Variants of every held-out dialogue, by the same code:
 Each speaker's channel is also heard alone, and its pictures are seen alone (see
 eval.benchmarks.common.speakers): MCD of what has the truth's timing, words of puppets, and what
 published networks say. Each mouth is held against the speaker's own channel (AV_offset), which is
-the truth's where a variant makes no sound. The shuffled baseline has the other dialogue's sound, but
-for AV_offset, where it stands beside the truth's.
+the truth's where a variant makes no sound. The shuffled baseline has the other dialogue's sound;
+its mouths are held against the truth's.
 
 Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where
 it is not known. Lips are scored where the face code tells their aperture (that of puppets does), or
