@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 TABLE: dict[str, str] = {"pyworld": "pip install 'avjax[world]'",  # package -> how to get it
                          "webrtcvad": "pip install 'avjax[ge2e]'",
-                         "onnxruntime": "pip install 'avjax[dnsmos]'"}
+                         "onnxruntime": "pip install 'avjax[dnsmos]'",
+                         "whisper_normalizer": "pip install 'avjax[words]'"}
 
 
 def found(names: Iterable[str]) -> bool:
@@ -14,9 +15,9 @@ def found(names: Iterable[str]) -> bool:
     return not _missing(names)
 
 
-def lacking(names: Iterable[str]) -> str:
-    """"needs PACKAGE (how to get it)" of those that are not installed."""
-    return "needs " + ", ".join(f"{name} ({TABLE[name]})" for name in _missing(names))
+def lacking(names: Iterable[str]) -> list[str]:
+    """"PACKAGE (how to get it)" of each that is not installed."""
+    return [f"{name} ({TABLE[name]})" for name in _missing(names)]
 
 
 def _missing(names: Iterable[str]) -> list[str]:

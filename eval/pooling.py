@@ -1,5 +1,5 @@
 """How a metric of one example becomes one of a split: means, counts and frames taken together, with
-bootstrap intervals over examples.
+bootstrap intervals over examples (those of distances of distributions: eval/jackknife.py).
 
 A pooling is a function (metric's name, eval.registry.Pool) -> {"value", "n", and "low" and
 "high" where there is an interval}, or None where no example has anything. Its `label` is what the

@@ -14,18 +14,22 @@ width of a head, L layers, V vocabulary.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from avjax.encoders import relative_bias
+from avjax.encoders import relative_bias, windows
 from avjax.encoders.published.stated import NOTHING, Stated, stated
 from avjax.encoders.published.wav2vec2 import import_params
 from avjax.errors import UserError
 from avjax.nn.attention import attend_by_head
 from avjax.nn.layers import gelu
+from avjax.sharding import rows
+from avjax.sharding.mesh import replicated
 from avjax.weights.reader import read_state_dict
 
 SAMPLE_RATE = 16000
@@ -292,9 +296,10 @@ class Wav2Vec2CTC:
     labels = CTC_LABELS
     frame_rate = 49.99
 
-    def __init__(self, config: Wav2Vec2Config, params: dict, *, normalise: bool = False):
+    def __init__(self, config: Wav2Vec2Config, params: dict, *, normalise: bool = False,
+                 mesh: Mesh | None = None):
         """normalise: zero mean and unit variance a chunk (transformers' processor); torchaudio and
-        fairseq do not."""
+        fairseq do not. mesh: batches are split over its data axes; None = one device."""
         if config.vocab_size not in (len(CTC_LABELS), len(CTC_LABELS) + len(SPECIAL_COLUMNS)):
             raise UserError("not the English CTC model", where="lm_head of the wav2vec 2.0 weights",
                             expected="29 or 32 outputs", found=f"{config.vocab_size} outputs",
@@ -303,12 +308,13 @@ class Wav2Vec2CTC:
         keep = [i for i in range(config.vocab_size) if config.vocab_size == 29
                 or i not in SPECIAL_COLUMNS]
         head = {k: np.asarray(v)[..., keep] for k, v in params["lm_head"].items()}
-        self._params = jax.device_put({**params, "lm_head": head})
+        self._mesh = mesh or rows.one_device()
+        self._params = jax.device_put({**params, "lm_head": head}, replicated(self._mesh))
         self._network = dataclasses.replace(config, vocab_size=len(CTC_LABELS))
 
     @classmethod
-    def from_checkpoint(cls, path: str, *, num_heads: int | None = None,
-                        normalise: bool = False) -> "Wav2Vec2CTC":
+    def from_checkpoint(cls, path: str, *, num_heads: int | None = None, normalise: bool = False,
+                        mesh: Mesh | None = None) -> "Wav2Vec2CTC":
         """From a published file (torchaudio's `wav2vec2_fairseq_base_ls960_asr_ls960.pth`,
         transformers' `model.safetensors`). UserError: unreadable, or of another network."""
         params = import_params(read_state_dict(path), where=str(path))
@@ -316,7 +322,8 @@ class Wav2Vec2CTC:
             raise UserError("the weights have no CTC head", where=str(path),
                             expected="lm_head or aux", found="none",
                             hint="use the fine-tuned wav2vec2-base-960h, not the pre-trained base")
-        return cls(config_of(params, num_heads, stated(path)), params, normalise=normalise)
+        return cls(config_of(params, num_heads, stated(path)), params, normalise=normalise,
+                   mesh=mesh)
 
     @property
     def params(self) -> dict:
@@ -326,30 +333,36 @@ class Wav2Vec2CTC:
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """audio: float32 (n,) at 16 kHz -> float32 (frames, 29) logits. UserError: shorter than one
         frame (25 ms)."""
-        audio = np.asarray(audio, np.float32)
-        if audio.ndim != 1 or len(audio) < self.config.min_samples():
-            raise UserError("audio too short for speech tokens", where="audio given to wav2vec 2.0",
-                            expected=f"a vector of at least {self.config.min_samples()} samples at "
-                            f"{SAMPLE_RATE} Hz",
-                            found=f"shape {audio.shape}", hint="leave the clip out")
-        size = CHUNK_SECONDS * SAMPLE_RATE
-        chunks = [audio[i:i + size] for i in range(0, len(audio), size)]
-        return np.concatenate([self._chunk(c) for c in chunks
-                               if len(c) >= self.config.min_samples()])
+        return self.many([audio])[0]
 
-    def _chunk(self, x_N: np.ndarray) -> np.ndarray:
+    def many(self, audio: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same of several utterances, chunks of like length together; none depends on the
+        others."""
+        chunks = [self._chunks(np.asarray(x_N, np.float32)) for x_N in audio]
+        run = functools.partial(_logits, self._network, self._params)
+        made = iter(rows.through(run, [(x_N,) for some in chunks for x_N in some], self._mesh,
+                                 padded=bucket, most=windows.most))
+        return [np.concatenate([next(made)[:self.config.num_frames(len(x_N))] for x_N in some])
+                for some in chunks]
+
+    def _chunks(self, audio_N: np.ndarray) -> list[np.ndarray]:
+        """What is less than a frame at the end is left out."""
+        least, size = self.config.min_samples(), CHUNK_SECONDS * SAMPLE_RATE
+        if audio_N.ndim != 1 or len(audio_N) < least:
+            raise UserError("audio too short for speech tokens", where="audio given to wav2vec 2.0",
+                            expected=f"a vector of at least {least} samples at {SAMPLE_RATE} Hz",
+                            found=f"shape {audio_N.shape}", hint="leave the clip out")
+        found = [audio_N[i:i + size] for i in range(0, len(audio_N), size)]
+        found = [x_N for x_N in found if len(x_N) >= least]
         if self.normalise:
-            x_N = (x_N - x_N.mean()) / np.sqrt(x_N.var() + 1e-7)
-        padded_N = np.zeros(bucket(len(x_N)), np.float32)
-        padded_N[:len(x_N)] = x_N
-        logits_TV = _logits(self._network, self._params, padded_N, np.int32(len(x_N)))
-        return np.asarray(logits_TV)[:self.config.num_frames(len(x_N))]
+            found = [(x_N - x_N.mean()) / np.sqrt(x_N.var() + 1e-7) for x_N in found]
+        return found
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(config: Wav2Vec2Config, params, x_N, length):
+def _logits(config: Wav2Vec2Config, params, x_BN, lengths_B):
     with jax.default_matmul_precision("float32"):
-        return Wav2Vec2(config).apply({"params": params}, x_N[None], length[None])["logits"][0]
+        return Wav2Vec2(config).apply({"params": params}, x_BN, lengths_B)["logits"]
 
 
 @functools.cache

@@ -11,8 +11,9 @@ it knows only where landmarks tell them (landmarks.py, head_rotation.py); else t
 and so in the face codes.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -36,8 +37,17 @@ class FaceError(UserError):
     "face too small", or a key of facial/filters.REASONS."""
 
     def __init__(self, reason: str, **details):
-        self.reason = reason
+        self.reason, self._details = reason, details
         super().__init__(reason, **details)
+
+
+@contextlib.contextmanager
+def read_from(path) -> Iterator[None]:
+    """A FaceError inside names the file that the pictures come from."""
+    try:
+        yield
+    except FaceError as error:
+        raise FaceError(error.reason, **{"where": str(path)} | error._details) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,9 @@ Variants of every held-out dialogue, by the same code:
     blur_1...  of a system that makes voices of portraits alone: from blurred or rotated ones
 Each speaker's channel is also heard alone, and its pictures are seen alone (see
 eval.benchmarks.common.speakers): MCD of what has the truth's timing, words of puppets, and what
-published networks say. The shuffled baseline has the other dialogue's sound.
+published networks say. Each mouth is held against the speaker's own channel (AV_offset), which is
+the truth's where a variant makes no sound. The shuffled baseline has the other dialogue's sound;
+its mouths are held against the truth's.
 
 Motion is a face code and a pose at 25 Hz, read from the pictures by the dataset's face reader where
 it is not known. Lips are scored where the face code tells their aperture (that of puppets does), or
@@ -127,7 +129,10 @@ class Benchmark(Base):
         self.has_lips = decoder.face_kind == "puppet"
         if full and not self.has_lips:
             self.read_pictures("latents" in self.streams)
-        self.heard = full and set().union(*self.makes.values()) >= {"mel"}
+        made = set().union(*self.makes.values())
+        self.heard = full and "mel" in made
+        # mouths move beside sound, their own or the truth's
+        self.seen_speaking = full and not made.isdisjoint(("latents", "motion"))
         self._said: dict[str, list[tuple[list[str], list[str]]]] = {}
         self.has_words = self.heard and decoder.face_kind == "puppet" and bool(self.vocabulary)
 
@@ -137,7 +142,8 @@ class Benchmark(Base):
     def offers(self):
         return super().offers | {"conversation", "face", "length", "voices"} | (
             {"lips"} if self.has_lips else set()) | ({"points"} if self.reader else set()) | (
-            {"waveform", "each", "warped"} if self.heard else set()) | (
+            {"waveform", "each"} if self.heard or self.seen_speaking else set()) | (
+            {"warped"} if self.heard else set()) | (
             {"words"} if self.has_words else set()) | (
             {"pictures", "each"} if self.full and "latents" in self.streams else set())
 
@@ -152,6 +158,12 @@ class Benchmark(Base):
     def sounds(self, signals: Conversation) -> list[np.ndarray]:
         """Of each speaker."""
         return [speaker.waveform for speaker in signals.alone] if self.heard else []
+
+    @property
+    def _possible(self):
+        """Without what judges a speaker's sound, where the system makes none."""
+        return [m for m in super()._possible
+                if self.heard or AUDIO not in m.needs or not speakers.of_one(m)]
 
     def recipe_of(self, metric):
         return super().recipe_of(metric) | (speakers.RECIPE if speakers.of_one(metric) else {})
@@ -257,9 +269,15 @@ class Benchmark(Base):
         return example | {"portraits": worse, "faces": face_encoder(self.decoder)(worse)}
 
     def model(self, streams, variant: str, split: str, index: int) -> Conversation:
+        """What its task makes; faces alone are heard with the truth's sound, which they were made
+        for."""
         made = self.makes[variant]
-        return Conversation(self.decoder, streams, made_kinds(streams, made),
-                            own_timing="units" in made, **self._read_by)
+        kinds, given = made_kinds(streams, made), {}
+        if self.full and kinds == {MOTION}:
+            truth = self.truth(split, index)
+            streams, given = streams | {"mel": truth.streams["mel"]}, {"like": truth}
+        return Conversation(self.decoder, streams, kinds, own_timing="units" in made, **given,
+                            **self._read_by)
 
     def read(self, example):
         streams = {k: example[k] for k in (*self.streams, "motion", "voices") if k in example}
@@ -271,7 +289,7 @@ class Benchmark(Base):
             return truth
         if variant == "codec":
             streams = {k: x for k, x in truth.streams.items() if k not in ("motion", "voices")}
-            return Conversation(self.decoder, streams, {MOTION}, **self._read_by)
+            return Conversation(self.decoder, streams, {MOTION}, like=truth, **self._read_by)
         if variant == "shuffled":
             other = self.truth(split, self.others(split, index, 1)[0])
             streams = {k: fit(other.streams[k], len(truth.streams[k])) for k in ("mel", "motion")}
@@ -279,7 +297,8 @@ class Benchmark(Base):
             other = self._hum
             streams = {k: np.broadcast_to(x, (len(truth.streams[k]), *x.shape))
                        for k, x in self.mean_frame.items()}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION}, like=other, **self._read_by)
+        return Conversation(self.decoder, streams, {AUDIO, MOTION}, like=other, mouths_beside=truth,
+                            **self._read_by)
 
     @functools.cached_property
     def _hum(self) -> Conversation:

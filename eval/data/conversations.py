@@ -15,6 +15,7 @@ from avjax.signal.runs import intervals
 from data_pipelines.media.facial import signals
 from data_pipelines.puppets import face_code
 from eval.data.clips import fit
+from eval.metrics import onsets
 from eval.registry import AUDIO, MOTION
 
 FPS = rates.FRAMES
@@ -35,18 +36,20 @@ class Conversation:
       detector: the voice activity, of the sound that the mel makes; None: energy, of the mel.
       reader: eval.data.pictured.Reader of real faces.
       like: a Conversation whose sound it has, cut or looped to its own length, and whose words.
+      mouths_beside: a Conversation whose sound its mouths are held against; None: its own.
       hear: (samples, rate) -> words, where a recogniser knows the corpus' words.
     """
 
     def __init__(self, decoder, streams: dict[str, np.ndarray], scored: set[str], *,
                  own_timing: bool = False, detector: Detector | None = None, reader=None,
-                 like: "Conversation | None" = None, hear: Callable | None = None):
+                 like: "Conversation | None" = None, hear: Callable | None = None,
+                 mouths_beside: "Conversation | None" = None):
         self.decoder = decoder
         self.streams = streams
         self.scored = scored
         self.own_timing = own_timing
         self.detector, self.reader = detector, reader
-        self.like, self.hear = like, hear
+        self.like, self.hear, self.mouths_beside = like, hear, mouths_beside
         self.own_length = AUDIO in scored
         self.computed_s: float | None = None  # that making it took, where that was measured
         self.has_audio = len(streams.get("mel", ())) > 0
@@ -175,7 +178,10 @@ class Conversation:
 
     @property
     def seconds(self) -> float:
-        return self.total_ms / 1000 if self.has_audio else len(self.motion_STM[0]) / FPS
+        """Of the sound where it has its own, else of the faces."""
+        if AUDIO in self.scored or not self.has_motion:
+            return self.total_ms / 1000
+        return len(self.motion_STM[0]) / FPS
 
 
 class Speaker:
@@ -196,6 +202,20 @@ class Speaker:
     def waveform(self) -> np.ndarray:
         """Samples in [-1, 1] at the decoder's rate."""
         return self._all.channels[self._number]
+
+    @property
+    def lips(self) -> tuple[np.ndarray, np.ndarray]:
+        """(aperture, mouth width), see `Conversation.apertures`."""
+        return self._all.apertures[self._number]
+
+    @functools.cached_property
+    def loudness(self) -> np.ndarray:
+        """(frames,) dB of the sound that the mouth is held against, at the rate of `lips`; see
+        onsets.loudness."""
+        if self._all.mouths_beside is not None:
+            return self._all.mouths_beside.alone[self._number].loudness
+        fps = self._all.reader.fps if self._all.reader else FPS
+        return onsets.loudness(self.waveform, self._all.decoder.sample_rate, fps)
 
     def faces(self, size: int = 0) -> Iterator[np.ndarray]:
         """See Signals.faces of clips."""

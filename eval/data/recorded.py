@@ -89,15 +89,23 @@ class OfFiles:
         audio_N = np.zeros(0, np.float32) if sound is None else sound.between(begin, end)
         return audio_N if recordings.audible(audio_N) else audio_N[:0]
 
+    @functools.cached_property
+    def count(self) -> int:
+        """How many pictures there are, one or more. MediaError: "too short" for one."""
+        count, fps = int(self.seconds * self.frame.fps + 1e-3), self.frame.fps
+        if not count:
+            raise media.MediaError("too short", self.source.video, expected="one picture or more, "
+                                   f"of {fps} a second", found=f"{self.seconds:.3f} s")
+        return count
+
     def pictures(self) -> tuple[int, Iterator[np.ndarray]]:
         """How many there are, and each (H, W, 3) uint8 RGB, decoded when it is asked for."""
-        count = int(self.seconds * self.frame.fps + 1e-3)
-        return count, self._crops(count) if self.frame.crop == FACE else (
-            self._cut(image) for image in self._frames(count))
+        return self.count, self._followed(self.frame.size) if self.frame.crop == FACE else (
+            self._cut(image) for image in self._frames())
 
-    def _frames(self, count: int, max_side: int | None = None) -> Iterator[np.ndarray]:
+    def _frames(self, max_side: int | None = None) -> Iterator[np.ndarray]:
         begin = self._span[1]
-        stop = begin + count / self.frame.fps
+        stop = begin + self.count / self.frame.fps
         return (image for _, image in video.frames_at(self.source.video, self.frame.fps, begin,
                                                       stop, max_side))
 
@@ -108,16 +116,16 @@ class OfFiles:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < len(image)
                           else cv2.INTER_CUBIC)
 
-    def _crops(self, count: int) -> Iterator[np.ndarray]:
-        return followed(functools.partial(self._frames, count), self.frame.fps, self.frame.size)
+    def _followed(self, size: int) -> Iterator[np.ndarray]:
+        with faces.read_from(self.source.video):
+            return followed(self._frames, self.frame.fps, size)
 
     def faces(self, size: int = FACE_SIZE) -> Iterator[np.ndarray]:
         """Crops of the face, which is followed, as landmarks are found in; of `size`, where the
         pictures are not such crops already. Raises faces.FaceError."""
         if self.frame.crop == FACE:
             return self.pictures()[1]
-        count = int(self.seconds * self.frame.fps + 1e-3)
-        return followed(functools.partial(self._frames, count), self.frame.fps, size)
+        return self._followed(size)
 
 
 class OfClip:
@@ -153,10 +161,15 @@ class OfClip:
             return len(self._example["audio"]) / self._rate
         return len(self._example["pictures"]) / self.frame.fps if self.has_pictures else 0.0
 
+    @property
+    def count(self) -> int:
+        """Of the pictures."""
+        return len(self._example["pictures"])
+
     def pictures(self) -> tuple[int, Iterator[np.ndarray]]:
         """See OfFiles.pictures."""
         stored = self._example["pictures"]
-        return len(stored), (np.asarray(stored[k]) for k in range(len(stored)))
+        return self.count, (np.asarray(stored[k]) for k in range(len(stored)))
 
     def faces(self, size: int = FACE_SIZE) -> Iterator[np.ndarray]:
         """See OfFiles.faces."""

@@ -4,19 +4,26 @@ pooled.
 Definition: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), float64, ddof 1. The square root is taken
 by symmetric eigendecompositions of S1^(1/2) S2 S1^(1/2), which stays exact when there are fewer
 frames than dimensions; the usual `sqrtm` with 1e-6 on the diagonal is off by 1e-4 relative there.
+Intervals of pooled distances: see eval/jackknife.py.
 """
 
 import functools
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from eval import pooling
+from eval import jackknife, pooling
 from eval.registry import PARTS, declare, needed
 
 RECIPE = {"implementation": "avjax eval.metrics.frechet 1", "precision": "float64", "ddof": 1,
           "square_root": "eigh",
           "FD_g": "frames", "FD_k": "frame differences"}
+
+
+# features from which on a distance takes seconds (3.5 of a processor at 2048), and the blocks then
+WIDE, WIDE_BLOCKS = 1000, 10
 
 
 def gaussian(x_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +65,17 @@ class Moments:
         self.mean_D = self.mean_D + apart_D * (other.count / count)
         self.count = count
 
+    def without(self, other: "Moments") -> "Moments":
+        """Of the samples but another's, which are some of these."""
+        out = Moments(self.mean_D.size)
+        out.count = self.count - other.count
+        if out.count:
+            apart_D = other.mean_D - self.mean_D
+            out.mean_D = self.mean_D - apart_D * (other.count / out.count)
+            out.scatter_DD = self.scatter_DD - other.scatter_DD - np.outer(
+                apart_D, apart_D * (self.count * other.count / out.count))
+        return out
+
     def gaussian(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean (D,) and covariance (D, D), ddof 1. ValueError of fewer than 2 samples."""
         if self.count < 2:
@@ -84,22 +102,41 @@ def frechet(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
     return distance(*gaussian(a_ND), *gaussian(b_MD))
 
 
-def moments(parts: Iterable[np.ndarray]) -> Moments | None:
-    """Of (N, D) arrays that come one after the other; None of none."""
-    found = None
-    for part_ND in parts:
-        found = found or Moments(part_ND.shape[1])
-        found.add(part_ND)
-    return found
-
-
-def frechet_of_parts(a: Iterable[np.ndarray], b: Iterable[np.ndarray]) -> float:
-    """FD_g of two sets of frames in parts, of which one at a time is in memory; NaN where either
-    has fewer than 2 frames."""
-    sides = moments(a), moments(b)
-    if any(side is None or side.count < 2 for side in sides):
+def _apart(one: Moments, other: Moments) -> float:
+    """FD_g; NaN of fewer than 2 samples."""
+    if min(one.count, other.count) < 2:
         return float("nan")
-    return distance(*sides[0].gaussian(), *sides[1].gaussian())
+    return distance(*one.gaussian(), *other.gaussian())
+
+
+def of_examples(examples: Sequence[Any],
+                pair: Callable[[Any], tuple[np.ndarray, np.ndarray]]) -> dict:
+    """{"value", "n", "low", "high"}: FD_g of the frames of all examples together, with an interval
+    (eval/jackknife.py) where there are examples enough and the two sides differ.
+
+    Args:
+      examples: one or more.
+      pair: an example -> its frames (N, D), and the truth's (M, D); called twice for each, so that
+        no more than a block's moments are in memory beside those of all.
+    """
+    def of(some: Iterable[int]) -> list[Moments]:
+        sides = [Moments(x.shape[1]) for x in pair(examples[0])]
+        for k in some:
+            for side, x_ND in zip(sides, pair(examples[k]), strict=True):
+                side.add(x_ND)
+        return sides
+
+    own, true = sides = of(range(len(examples)))
+    value, out = _apart(own, true), {"n": len(examples)}
+    same = np.array_equal(own.mean_D, true.mean_D) and np.array_equal(own.scatter_DD,
+                                                                      true.scatter_DD)
+    some = jackknife.blocks(len(examples), WIDE_BLOCKS if own.mean_D.size > WIDE
+                            else jackknife.BLOCKS)
+    if same or len(some) < jackknife.LEAST:
+        return {"value": value, **out}
+    without = [_apart(*(side.without(part) for side, part in zip(sides, of(block), strict=True)))
+               for block in some]
+    return {"value": value, **out, **jackknife.interval(value, without, list(map(len, some)))}
 
 
 def frechet_kinetic(a_ND: np.ndarray, b_MD: np.ndarray) -> float:
@@ -135,9 +172,20 @@ for _part, _of in PARTS.items():
             score=functools.partial(_frames, part=_part), needs=("motion", needed(_part)),
             recipe=functools.partial(_per_example, part=_part), in_loop=True,
             of_shuffled=_part != "h")
+@pooling.labelled("frames of all examples together")
+def _all_frames(name, pool):
+    """NaN where these are 2 or fewer."""
+    stored = pool.benchmark.stored_parts[name.split("_")[1]]
+    pair = operator.itemgetter(stored, f"true_{stored}")
+    moving = [f for f in pool.frames if stored in f and all(map(len, pair(f)))]
+    if sum(len(f[stored]) for f in moving) <= 2:
+        return {"value": np.nan, "n": len(moving)} if moving else None
+    return of_examples(moving, pair)
+
+
 for _part, _of in PARTS.items():
     declare(f"FD_{_part}_pooled", "down", f"Fréchet distance of {_of}, all clips' frames together",
-            family="motion", pool=pooling.of_frames(_part, frechet_of_parts),
+            family="motion", pool=_all_frames,
             needs=("motion", "clip", needed(_part)), recipe=functools.partial(_pooled, part=_part))
 for _part, _of in PARTS.items():
     declare(f"FK_{_part}", "down", f"Fréchet distance of the changes of {_of}, per clip",

@@ -5,7 +5,8 @@ precision and recall are pooled over all frames of all clips (after Richard et a
 code; tau is our choice, in no paper). The sweep over tau shows how much the number depends on it.
 
 Audio-visual offset: the lag at which the mouth's aperture correlates best with the loudness of the
-sound that it is seen with, clip by clip, over all frames that both have. Pauses count: there the
+sound that it is seen with, clip by clip (in a dialogue each speaker's mouth beside that speaker's
+own channel), over all frames that both have. Pauses count: there the
 mouth is shut and the sound at its floor. It stands where papers have SyncNet's offset (Chung and
 Zisserman 2016), whose network is not at hand. Lags, floor and window are ours, chosen on puppets'
 true faces, of which 84 % are best at lag 0 and all within a frame. Aperture and loudness are only
@@ -172,4 +173,4 @@ for _name, _better, _meaning, _unit in (
         ("AV_within_1", "up", "mouth and sound are within 40 ms, a frame of 25", ""),
         ("AV_correlation", "truth", "correlation of the mouth's aperture with loudness", "")):
     declare(_name, _better, _meaning, family="lips", score=_sync, unit=_unit, recipe=_sync_recipe,
-            needs=("both", "lips", "waveform", "clip"))
+            needs=("both", "lips", "waveform", "each"))

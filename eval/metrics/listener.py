@@ -27,7 +27,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from eval import pooling
-from eval.metrics.frechet import frechet, frechet_of_parts
+from eval.metrics import frechet
 from eval.registry import PARTS, declare
 
 RECIPE = {"implementation": "avjax eval.metrics.listener 1", "definition": "DIM",
@@ -44,7 +44,7 @@ _STORED = re.compile(r"(own|true|partner|other\d+)_(\d+)(?:_(\d+))?")
 
 def fd(pred: Clips, truth: Clips) -> np.ndarray:
     """Frechet distance of every clip that has two frames."""
-    return np.array([frechet(p, t) for p, t in zip(pred, truth, strict=True)
+    return np.array([frechet.frechet(p, t) for p, t in zip(pred, truth, strict=True)
                      if min(len(p), len(t)) > 1])
 
 
@@ -115,11 +115,13 @@ class _Listening:
 
     Attributes:
       listeners: a clip a listener.
+      examples: the number of each listener's conversation.
       paired: a clip a listener and partner; of two speakers the same.
       pairs: those of {"1 to 2": speaker 1 listens to speaker 2}; {} of two speakers.
     """
 
     listeners: dict[str, list[np.ndarray]]
+    examples: list[int]
     paired: dict[str, list[np.ndarray]]
     pairs: dict[str, dict[str, list[np.ndarray]]]
 
@@ -127,12 +129,15 @@ class _Listening:
 def _listening(pool) -> dict[str, _Listening] | None:
     """{part of motion: its clips}; None where nobody listens."""
     listeners: dict[str, list[np.ndarray]] = {}
+    examples: list[int] = []
     pairs: dict[str, dict[str, list[np.ndarray]]] = {}
-    for stored in pool.frames:
+    for example, stored in enumerate(pool.frames):
         for key, clip in stored.items():
             if not (whose := _STORED.fullmatch(key)):
                 continue
             name, listener, partner = whose.groups()
+            if name == "own" and partner is None:
+                examples.append(example)
             found = (listeners if partner is None
                      else pairs.setdefault(pair_name(int(listener), int(partner)), {}))
             found.setdefault(name, []).append(np.asarray(clip, np.float64))
@@ -146,7 +151,7 @@ def _listening(pool) -> dict[str, _Listening] | None:
     def of(found, columns):
         return {name: [clip[:, columns] for clip in clips] for name, clips in found.items()}
 
-    return {part: _Listening(of(listeners, columns), of(paired, columns),
+    return {part: _Listening(of(listeners, columns), examples, of(paired, columns),
                              {name: of(pairs[name], columns) for name in sorted(pairs)})
             for part, columns in pool.benchmark.columns.items()}
 
@@ -157,8 +162,18 @@ def pair_name(first: int, second: int) -> str:
     return f"{first + 1} to {second + 1}"
 
 
-def _fd_pooled(x):
-    return frechet_of_parts(x["own"], x["true"])
+@pooling.labelled("all listening frames of all speakers")
+def _fd_pooled(name, pool):
+    """With an interval over conversations; `n` counts listeners."""
+    found = pool.once(_listening)
+    if found is None:
+        return None
+    x = found[name.split("_")[2]]
+    clips = {number: [k for k, of in enumerate(x.examples) if of == number]
+             for number in dict.fromkeys(x.examples)}
+    entry = frechet.of_examples(list(clips.values()), lambda some: tuple(
+        np.concatenate([x.listeners[side][k] for k in some]) for side in ("own", "true")))
+    return entry | {"n": len(x.examples)}
 
 
 def _sid(x, clusters: int):
@@ -220,8 +235,9 @@ for _part in SID_CLUSTERS:
     _declare("FD_listen_{}", lambda x: fd(x["own"], x["true"]), "down",
              "Fréchet distance of {} while listening, per listener", _part)
 for _part in SID_CLUSTERS:
-    _declare("FD_listen_{}_pooled", _fd_pooled, "down",
-             "Fréchet distance of {} while listening, all listeners' frames together", _part)
+    declare(f"FD_listen_{_part}_pooled", "down", f"Fréchet distance of {PARTS[_part]} while "
+            "listening, all listeners' frames together", family="listening", recipe=_recipe,
+            needs=("motion", "conversation"), pool=_fd_pooled)
 for _part in SID_CLUSTERS:
     _declare("MSE_listen_{}", lambda x: mse(x["own"], x["true"]), "down",
              "mean square error of {} while listening", _part)

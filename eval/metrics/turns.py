@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from avjax.encoders.voice_activity.turn_taking import JOIN_MS, ipus
-from eval import pooling
+from eval import jackknife, pooling
 from eval.metrics.listener import pair_name
 from eval.registry import declare
 
@@ -115,9 +115,12 @@ def _distance(name, pool):
     own, true = (pool.entries(key) for key in (f"{event}_s", f"true_{event}_s"))
     if not own:
         return None
-    own = np.concatenate(own)
-    return {"value": distance(own, np.concatenate(true)), "n": len(own)} | _pairs(name, pool,
-                                                                                  distance)
+
+    def of(some) -> float:
+        return distance(*(np.concatenate([side[k] for k in some]) for side in (own, true)))
+
+    return (jackknife.of_examples(len(own), of) | {"n": sum(map(len, own))}
+            | _pairs(name, pool, distance))
 
 
 def _minutes(spans, seconds):

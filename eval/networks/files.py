@@ -59,7 +59,7 @@ TABLE: dict[str, Network] = {
                            "github.com/microsoft/UniSpeech, downstreams/speaker_verification",
                            "the repository's LICENSE", "speech.wavlm_ecapa", ahead=True),
     "voxsim": Network(("wavlm_ecapa.model",), "github.com/kaistmm/voxsim_trainer", "",
-                      "speech.voxsim"),
+                      "speech.voxsim", ahead=True),
     "utmos": Network(("utmos22_strong_step7459_v1.pt",),
                      "github.com/tarepan/SpeechMOS, release v1.0.0", "MIT", "speech.utmos",
                      ahead=True),
@@ -67,7 +67,7 @@ TABLE: dict[str, Network] = {
                              "wav2vec2-base-960h/model.safetensors"),
                             "download.pytorch.org/torchaudio/models; "
                             "huggingface.co/facebook/wav2vec2-base-960h", "MIT; Apache-2.0",
-                            "speech.wav2vec2_ctc"),
+                            "speech.wav2vec2_ctc", ahead=True),
     "whisper": Network(tuple(f"whisper-{size}/model.safetensors" for size in WHISPERS),
                        "with config.json, generation_config.json and tokenizer.json beside it; "
                        "huggingface.co/openai", "Apache-2.0 (large-v3), MIT (large-v3-turbo)",
@@ -75,9 +75,9 @@ TABLE: dict[str, Network] = {
     "ge2e": Network(("resemblyzer/pretrained.pt",), ge2e.INSTALL, "Apache-2.0",
                     "speech.ge2e", "resemblyzer", ahead=True),
     "dnsmos": Network(("speechmos/dnsmos_models/sig_bak_ovr.onnx", "sig_bak_ovr.onnx"),
-                      DNS_CHALLENGE, "MIT", "speech.dnsmos", "speechmos"),
+                      DNS_CHALLENGE, "MIT", "speech.dnsmos", "speechmos", ahead=True),
     "dnsmos_p808": Network(("speechmos/dnsmos_models/model_v8.onnx", "model_v8.onnx"),
-                           DNS_CHALLENGE, "MIT", "speech.dnsmos_p808", "speechmos"),
+                           DNS_CHALLENGE, "MIT", "speech.dnsmos_p808", "speechmos", ahead=True),
 }
 
 
@@ -119,9 +119,9 @@ class Networks:
         """Whether the files of all these networks are there."""
         return self.paths.keys() >= set(names)
 
-    def lacking(self, names: Iterable[str]) -> str:
-        """"needs FILE (where)" of those whose files are not there."""
-        return "needs " + ", ".join(TABLE[n].wanted for n in names if n not in self.paths)
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """"FILE (where)" of each whose file is not there."""
+        return [TABLE[n].wanted for n in names if n not in self.paths]
 
     def recipe(self, names: Iterable[str]) -> dict:
         """{"networks": {name: {"file", "sha256"}}} of a metric that needs these; {} of none."""

@@ -30,6 +30,7 @@ from avjax.sharding.rows import at_once, devices, shards
 from avjax.storage import failures
 from data_pipelines.loading.loader import check_features
 from data_pipelines.store.schema import recipe_hash
+from eval import jackknife
 from eval.benchmarks.common.base import MODEL
 from eval.pooling import BOOTSTRAP
 from eval.run import flat, media
@@ -177,7 +178,8 @@ class Run:
                           **self._media(split, i)}] if scored else []
         self._check_any(found, failed)
         about = {"recipes": benchmark.recipes
-                 | {"intervals": BOOTSTRAP, "noise": "fold_in(key(seed), crc32(id))"},
+                 | {"intervals": BOOTSTRAP, "intervals_of_distances": jackknife.RECIPE,
+                    "noise": "fold_in(key(seed), crc32(id))"},
                  "benchmark": benchmark.name, "models": list(benchmark.models),
                  "params": self.params_hash, "sampler": self.sampler,
                  "not_measured": benchmark.without_network}

@@ -102,12 +102,13 @@ def study(conditions: stimuli.Conditions, items: Sequence[str], *, kind: str, as
              "conditions": names, "pairs": pairs if kind == "pairwise" else [], "design": layout,
              "seed": seed, "raters": raters}
     hashes = {(name, item): file_sha256(conditions[name][item]) for name in names for item in items}
-    name = made.digest([about, said, items, sorted(hashes.values()), [
+    # names begin with a letter: spreadsheet programs take 12e45 for a number and save another
+    name = "s" + made.digest([about, said, items, sorted(hashes.values()), [
         check | {"files": [file_sha256(path) for path in check["files"] if path.is_file()]}
         for check in checks]])
 
     def token(*of) -> str:
-        return hashlib.sha256(repr((name, seed, *of)).encode()).hexdigest()[:12]
+        return "t" + hashlib.sha256(repr((name, seed, *of)).encode()).hexdigest()[:12]
 
     files = {token(c, i) + conditions[c][i].suffix.lower(): {
         "condition": c, "item": i, "sha256": hashes[c, i]} for c in names for i in items}

@@ -1,14 +1,23 @@
-"""Reads a study's key and the files that raters sent back."""
+"""Reads a study's key and the files that raters sent back, also those that a spreadsheet program
+has saved anew: with semicolons or tabs, in UTF-16, with a byte order mark, with empty lines."""
 
+import codecs
+import contextlib
 import csv
 import dataclasses
+import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from avjax.errors import UserError
 from avjax.storage import made
 from eval.study.export import FORMAT
 
+# byte order mark -> encoding
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16",
+         codecs.BOM_UTF16_BE: "utf-16"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATED_BY = "sep="  # the line that some programs write above the header
 COLUMNS = ("study", "rater", "position", "trial", "question", "answer", "seconds")
 
 
@@ -42,7 +51,10 @@ def read_key(path) -> dict:
     if key is None:
         raise UserError("no such key", where="--key", found=str(path),
                         hint="key.json, which avjax study export wrote beside the page")
-    if key.get("format") != FORMAT or not {"study", "trials", "orders", "answers"} <= key.keys():
+    of = {"study": str, "kind": str, "questions": dict, "answers": dict, "conditions": list,
+          "pairs": list, "trials": dict, "orders": list}
+    if key.get("format") != FORMAT or not all(isinstance(key.get(name), kind)
+                                              for name, kind in of.items()):
         raise UserError("not the key of a study", where=f"--key={path}",
                         expected=f"format {FORMAT}", found=str(key.get("format", "no format")))
     return key
@@ -66,22 +78,28 @@ def read(key: Mapping, paths: Sequence) -> list[Rater]:
 def _file(key, path) -> dict[int, dict[tuple[str, str], str]]:
     """{rater: {(trial, question): answer}} of one file, which may hold several raters."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            columns, rows = tuple(table.fieldnames or ()), list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError("unreadable ratings", where=str(path), expected="a CSV file",
-                        found=str(error)) from error
-    if set(columns) != set(COLUMNS) or len(columns) != len(COLUMNS):
+        columns, rows = table(path.read_bytes())
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError("unreadable ratings", where=str(path), expected="a CSV file in UTF-8 or "
+                        "UTF-16", found=str(error),
+                        hint="give the file as the page saved it") from error
+    if not columns:
+        raise UserError("no ratings in this file", where=str(path), found="an empty file")
+    if sorted(columns) != sorted(COLUMNS):
         odd = [f"{c!r} unknown" for c in columns if c not in COLUMNS]
         odd += [f"{c!r} missing" for c in COLUMNS if c not in columns]
-        raise UserError("other columns", where=str(path), expected=",".join(COLUMNS),
+        raise UserError("other columns", where=str(path), expected=",".join(COLUMNS) +
+                        ", separated by " + ", ".join(SEPARATORS.values()),
                         found=", ".join(odd) or "a column twice")
     if not rows:
-        raise UserError("no ratings in this file", where=str(path))
+        raise UserError("no ratings in this file", where=str(path), found="a header alone")
     out: dict[int, dict[tuple[str, str], str]] = {}
-    for line, row in enumerate(rows, 2):
-        rater, trial, question, answer = _row(key, row, f"{path}:{line}")
+    for line, values in rows:
+        where = f"{path}:{line}"
+        if len(values) != len(columns):
+            raise UserError("not a row of ratings", where=where,
+                            expected=f"{len(COLUMNS)} values", found=str(len(values)))
+        rater, trial, question, answer = _row(key, dict(zip(columns, values, strict=True)), where)
         own = out.setdefault(rater, {})
         if (trial, question) in own:
             raise UserError("a trial answered twice", where=f"{path}:{line}",
@@ -90,13 +108,59 @@ def _file(key, path) -> dict[int, dict[tuple[str, str], str]]:
     return out
 
 
+def table(content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """(columns, [(line, values)]) of the content of a CSV file; no columns of an empty one.
+
+    Encoding and separator are told by the file itself: a byte order mark, every other byte of the
+    first two being zero, else UTF-8; of the header's separators the one that gives most of COLUMNS.
+    Blanks about values, lines without values, and columns at the end without any are left out.
+    Raises UnicodeError, csv.Error.
+    """
+    lines = content.decode(_encoding(content)).splitlines(keepends=True)
+    first, separators = 1, list(SEPARATORS)
+    if lines and lines[0].lower().startswith(SEPARATED_BY):
+        told = lines[0].rstrip("\r\n")[len(SEPARATED_BY):]
+        separators = [told] if told in SEPARATORS else separators
+        lines, first = lines[1:], 2
+    text = "".join(lines)
+
+    def known(separator: str) -> int:
+        header: list[str] = []
+        with contextlib.suppress(csv.Error, StopIteration):  # of another separator, say
+            _, header = next(_rows(text, separator, first))
+        return len(set(COLUMNS) & set(header))
+
+    rows = list(_rows(text, max(separators, key=known), first))
+    if not rows:
+        return [], []
+    width = max((k for _, values in rows for k, value in enumerate(values, 1) if value))
+    rows = [(line, values[:width]) for line, values in rows]
+    return rows[0][1], rows[1:]
+
+
+def _encoding(content: bytes) -> str:
+    for mark, name in MARKS.items():
+        if content.startswith(mark):
+            return name
+    if b"\0" in content[:2]:
+        return "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    return "utf-8"
+
+
+def _rows(text: str, separator: str, first: int) -> Iterator[tuple[int, list[str]]]:
+    """(line, values) of each line with any; `first`: the number of the first line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    for values in reader:
+        values = [value.strip() for value in values]
+        if any(values):
+            yield first + reader.line_num - 1, values
+
+
 def _row(key, row: Mapping, where: str) -> tuple[int, str, str, str]:
     def check(good: bool, what: str, expected: str, found: object) -> None:
         if not good:
             raise UserError(what, where=where, expected=expected, found=str(found))
 
-    check(None not in row and None not in row.values(), "not a row of ratings",
-          f"{len(COLUMNS)} values", "fewer or more")
     check(row["study"] == key["study"], "ratings of another study", key["study"], row["study"])
     count = len(key["orders"])
     check(row["rater"].isdecimal() and 1 <= int(row["rater"]) <= count, "no such rater",

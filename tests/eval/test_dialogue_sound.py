@@ -41,6 +41,9 @@ class Networks:
     def found(self, names):
         return True
 
+    def lacking(self, names):
+        return []
+
     def recipe(self, names):
         return {"networks": sorted(names)} if names else {}
 
@@ -152,6 +155,8 @@ def test_what_has_its_own_timing_or_is_long_is_not_warped(dataset, monkeypatch):
 def test_networks_judge_each_speaker(dataset, tmp_path, monkeypatch):
     for recogniser in (wav2vec2_ctc, whisper):
         monkeypatch.setattr(recogniser, "recipe", dict)
+    (tmp_path / "whisper_normalizer").mkdir()  # is asked for by name alone
+    monkeypatch.syspath_prepend(tmp_path)
     bench = benchmark(dataset, networks=True)
     system = toy.ToySystem()
     results = toys.evaluate(bench, Generator(system, batch_size=2, seed=0), {"w": np.zeros(1)},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import PARTIAL, UserError
+from data_pipelines.ingest.common import recordings
 from data_pipelines.media import faces, landmarks, write_media
 from data_pipelines.media.facial import signals
 from data_pipelines.store import dataset as store
@@ -164,6 +165,24 @@ def test_lengths_that_are_given_must_be_kept_and_silence_is_no_speech(root):
     film(root / "long" / "ben.mp4", 1, level=0.0)
     code, found = run(root, generated=("long",))
     assert code == PARTIAL and "silent" in found["failed"][0]["reason"]
+
+
+def test_a_film_of_one_picture_is_scored_or_its_file_is_named(root, monkeypatch):
+    """A picture of 25 a second is one; of a hundred a second it is gone before there is any; a face
+    that cannot be followed is that of a file."""
+    film(root / "short" / "ann.hello.mp4", 0, seconds=1 / FPS)
+    dot, sound = np.zeros((1, SIDE, SIDE, 3), np.uint8), np.full(RATE // 100, 0.1, np.float32)
+    write_media.write_mp4(root / "short" / "ben.mp4", dot, 100, sound, RATE)
+    code, found = run(root, generated=("short",))
+    (lost,) = found["failed"]
+    assert code == PARTIAL and lost["id"] == "ben"
+    for part in ("too short", "short/ben.mp4", "one picture or more, of 25 a second", "0.010 s"):
+        assert part in lost["reason"], part
+    assert found["summary"]["valid"]["short"]["FID"]["n"] == 1
+    source, = recordings.find(root / "short")[:1]
+    with pytest.raises(faces.FaceError, match=r"no face; where: .*short/ann.hello.mp4") as error:
+        recorded.OfFiles(source, recorded.Frame(FPS, recorded.FACE, 64)).pictures()
+    assert error.value.reason == "no face"
 
 
 class Reader:

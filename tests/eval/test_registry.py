@@ -112,7 +112,8 @@ def test_rows_are_stored_under_the_same_names_as_before(scored):
           for part in "eh")}
     recipes = scored["dialogue"][0]._row_recipe()["recipes"]
     assert set(recipes) == {"F1_lips", "FD", "listening", "turn-taking", "mel_L1", "retrieval",
-                            "motion", "MCD", "MCD_audio", "RTF"}  # the last three of no older rows
+                            "motion", "MCD", "MCD_audio", "RTF",  # from here on of no older rows
+                            "AV_offset", "AV_within_1", "AV_correlation"}
     assert recipes["FD"]["pooling"] == "per speaker and dialogue, then mean"
     assert recipes["listening"]["SID"] == {"e": 40, "h": 20}
 

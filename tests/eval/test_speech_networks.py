@@ -14,12 +14,13 @@ from avjax.encoders.voices import speech
 from avjax.encoders.wav2vec2 import CTC_LABELS, spelled
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
-from eval import pooling, registry
+from eval import packages, pooling, registry
 from eval.metrics import intelligibility
 from eval.metrics.judged import voxsim as voxsim_metric
 from eval.metrics.judged import wavlm_ecapa as voice_metric
 from eval.networks import files
 from eval.networks.speech import sound, utmos, voxsim, wav2vec2_ctc, wavlm_ecapa
+from eval.report import tables
 from tests import ge2e_weights
 from tests.eval import toys
 from tests.golden_files import config as golden_config
@@ -141,7 +142,7 @@ def test_ge2e_is_found_in_its_package_once_networks_are_asked_for(tmp_path, monk
 def test_voxsim_is_the_mean_of_pieces_and_of_the_whole(tmp_path, monkeypatch):
     """Pair by pair, as its published evaluation; names as its trainer saves them."""
     record = some("wavlm_ecapa")
-    voices = wavlm_ecapa.load(write(record, tmp_path / "plain.pth"))
+    voices = wavlm_ecapa.load(write(record, tmp_path / "plain.pth"))  # of each recording alone
     state = {f"__S__.{n}": np.ascontiguousarray(x) for n, x in under(record, "sd/").items()}
     write_torch_zip(tmp_path / "wavlm_ecapa.model",
                     {"model": state, "cfg": golden_config(record)["wavlm"]})
@@ -198,11 +199,27 @@ def test_the_normaliser_is_whispers():
         record["normalise/english"].tolist()
 
 
-def test_without_the_normaliser_the_recognisers_file_is_refused(tmp_path, monkeypatch):
-    path = write(some("wav2vec2_ctc"), tmp_path / "ctc.pth")
-    monkeypatch.setattr(wav2vec2_ctc.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="whisper-normalizer.*avjax.words"):
-        wav2vec2_ctc.load(path)
+def test_without_the_normaliser_rates_are_not_measured_and_say_what_they_need(tmp_path,
+                                                                              monkeypatch):
+    """With the recogniser's file here; without either, both are named."""
+    write(some("wav2vec2_ctc"), tmp_path / files.TABLE["wav2vec2_ctc"].files[0])
+    find = packages.importlib.util.find_spec
+    monkeypatch.setattr(packages.importlib.util, "find_spec",
+                        lambda name: None if name == "whisper_normalizer" else find(name))
+    data = toys.write_corpus(tmp_path / "corpus")
+    benchmark = toys.benchmark(data, networks=str(tmp_path))
+    benchmark.load_networks()
+    need = "whisper_normalizer (pip install 'avjax[words]')"
+    for name in ("WER_open", "CER_open", "WER_open_mean"):
+        assert benchmark.without_network[name] == f"needs {need}" and name not in benchmark.recipes
+    row = benchmark.score("valid", 0, benchmark.truth("valid", 0))
+    assert "WER_open" not in row
+    results = {"summary": {"valid": {"model": {}}}, "models": ["model"], "rows": [], "targets": {},
+               "not_measured": benchmark.without_network}
+    line, = (x for x in tables.table(results).splitlines() if x.split()[:1] == ["WER_open"])
+    assert line.endswith(f"not measured: needs {need}")
+    both = toys.benchmark(data).without_network["WER_whisper"]
+    assert both.startswith("needs whisper-large-v3/model") and both.endswith(f"), {need}")
 
 
 def test_a_benchmark_scores_with_the_files_of_a_folder(tmp_path, monkeypatch):

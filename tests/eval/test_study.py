@@ -180,9 +180,67 @@ def test_ratings_that_are_wrong_are_refused(tmp_path):
             ratings.read(key, [tmp_path / "odd.csv"])
     with pytest.raises(UserError, match="unreadable ratings"):
         ratings.read(key, [tmp_path / "none.csv"])
-    with pytest.raises(UserError, match="not the key of a study"):
-        (tmp_path / "key.json").write_text("{}")
-        ratings.read_key(tmp_path / "key.json")
+    for content in ({}, key | {"trials": [], "orders": []}, {n: x for n, x in key.items()
+                                                             if n != "questions"}):
+        (tmp_path / "key.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="not the key of a study"):
+            ratings.read_key(tmp_path / "key.json")
+
+
+def spreadsheet(rows, separator=",", *, quoted=False, ends="\r\n", above="", wider=0):
+    """As a spreadsheet program saves a table."""
+    mark = '"' if quoted else ""
+    lines = [separator.join([f"{mark}{value}{mark}" for value in row] + [""] * wider)
+             for row in rows]
+    return above + ends.join(lines) + ends
+
+
+@pytest.mark.parametrize("how", [
+    dict(separator=";"), dict(separator="\t"), dict(separator=";", quoted=True, ends="\n"),
+    dict(separator="\t", quoted=True, wider=2), dict(separator=";", above="sep=;\r\n"),
+    dict(ends="\r"), dict(wider=3)], ids=str)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_what_spreadsheet_programs_save_is_read_as_the_page_saved_it(tmp_path, how, encoding):
+    key = written(tmp_path, asked={"gefällt": "Wie gut?", "lips": "Lips?"})
+    page = answered(tmp_path / "page.csv", key, lambda rater, trial, question: str(
+        1 + (rater + len(question)) % 5), raters=[1, 3])
+    with open(page, newline="") as file:
+        rows = list(csv.reader(file))
+    rows = [*rows[:5], [""] * len(rows[0]), *([f" {x}" for x in row] for row in rows[5:]), [""] * 7]
+    path = tmp_path / "saved.csv"
+    path.write_bytes(spreadsheet(rows, **how).encode(encoding))
+    assert ratings.read(key, [path]) == ratings.read(key, [page])
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"", "no ratings in this file; .*found: an empty file"),
+    (b"\xff\xfe", "no ratings in this file"),
+    (b"\r\n,,,\r\n", "no ratings in this file"),
+    (b"\xff\xfes", "unreadable ratings; .*UTF-8 or UTF-16"),
+    (b"stud\xe9,rater\n", "unreadable ratings; .*UTF-8 or UTF-16"),
+    ("rater;mood\r\n1;5\r\n".encode("utf-16"), "'mood' unknown, 'study' missing"),
+    (b"study;rater;position;trial;question;answer;seconds\r\n", "found: a header alone"),
+    (b"study;rater;position;trial;question;answer;seconds\r\ns;1;1\r\n",
+     "not a row of ratings; where: .*saved.csv:2; expected: 7 values; found: 3"),
+    (b"sep=;\nstudy;rater;position;trial;question;answer;seconds\n\nNAME;1;1;t99;lips;3;1\n",
+     "a trial that this rater did not get; where: .*saved.csv:4; .*found: t99"),
+    (b'study,rater,position,trial,question,answer,seconds\n"s,1,1,t,q,3,1\n', "unreadable"),
+    (b"study,rater,rater,trial,question,answer,seconds\n", "'position' missing"),
+    (b"PK\x03\x04\x14\x00\x06\x00", "other columns|unreadable"),  # .xlsx
+], ids=range(12))
+def test_what_is_no_file_of_ratings_is_one_line(tmp_path, content, told):
+    key = written(tmp_path)
+    path = tmp_path / "saved.csv"
+    path.write_bytes(content.replace(b"NAME", key["study"].encode()))
+    with pytest.raises(UserError, match=told) as error:
+        ratings.read(key, [path])
+    assert "\n" not in str(error.value)
+
+
+def test_names_are_no_numbers_to_a_spreadsheet_program(tmp_path):
+    """12e45 would come back as 1.2E+46."""
+    key = written(tmp_path)
+    assert all(name[0].isalpha() for name in (key["study"], *key["trials"]))
 
 
 # ---- statistics

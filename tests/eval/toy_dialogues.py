@@ -100,14 +100,19 @@ def example(rng, number, speakers=SPEAKERS):
 
 def write(folder, speakers=SPEAKERS, count=6):
     """A feature dataset of such examples."""
-    rng, numbers = np.random.default_rng(0), Feature((), "str", "")
-    features = {"id": numbers, "text": numbers, "speakers": numbers,
+    rng = np.random.default_rng(0)
+    return write_rows(folder, {split: [example(rng, f"{split}{i}", speakers) for i in range(count)]
+                               for split in ("train", "valid")}, speakers)
+
+
+def write_rows(folder, splits, speakers=SPEAKERS):
+    """A feature dataset of {split: examples}."""
+    words = Feature((), "str", "")
+    features = {"id": words, "text": words, "speakers": words,
                 "mel": Feature((None, speakers, 80), "float32", "", "", mel.FRAME_RATE),
                 "motion": Feature((None, speakers, WIDTH), "float32", "", "", 25.0),
                 "latents": Feature((None, speakers, WIDTH, 1, 1), "float32", "", "", 25.0),
                 "voices": Feature((speakers, 4), "float32", "")}
-    splits = {split: [example(rng, f"{split}{i}", speakers) for i in range(count)]
-              for split in ("train", "valid")}
     return store.write_dataset(folder, name="toy", description="", features=features,
                                splits=splits, recipes={"mel": {"kind": "log-mel"}}, progress=False)
 

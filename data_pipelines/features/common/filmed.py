@@ -42,12 +42,14 @@ def read(path: pathlib.Path, start: float, end: float, own: eigenface.Eigenface,
     def pictures(**size):
         return (image for _, image in media.frames_at(path, FPS, start, end, **size))
 
-    track, turn = faces.follow(pictures(max_side=faces.SHRINK), FPS), None
-    if points:
-        found = landmarks.along(track, pictures(max_side=faces.SHRINK), landmarks.finder(points))
-        turn = landmarks.turn_of(found, FPS)
-        track = track.turned(turn)
-    cropper = faces.Cropper(track, own.shape[0], FPS)
+    with faces.read_from(path):
+        track, turn = faces.follow(pictures(max_side=faces.SHRINK), FPS), None
+        if points:
+            found = landmarks.along(track, pictures(max_side=faces.SHRINK),
+                                    landmarks.finder(points))
+            turn = landmarks.turn_of(found, FPS)
+            track = track.turned(turn)
+        cropper = faces.Cropper(track, own.shape[0], FPS)
     crops = (cropper(k, image) for k, image in enumerate(pictures()))
     codes = []
     while part := list(itertools.islice(crops, _AT_ONCE)):

@@ -249,7 +249,9 @@ def shown(path) -> tuple[float, float]:
     """(time of the first picture, end of the last one) of a video. Raises media.MediaError."""
     media.check_whole(path)
     times = media.video_times(path)
-    return times[0], times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / FPS)
+    # a film of one picture says how long it is shown
+    last = np.median(np.diff(times)) if len(times) > 1 else next(media.video.shown(path))[1]
+    return times[0], times[-1] + last
 
 
 def check_level(audio: np.ndarray, path, hint: str = "") -> None:

@@ -119,10 +119,9 @@ class Benchmark:
         needs}, and of the metrics that are `wanted` also those that lack something else."""
         if not self.full:
             return {}
-        found = {m.name: self.networks.lacking(m.networks) for m in self._possible
-                 if not self.networks.found(m.networks)}
-        return found | {m.name: packages.lacking(m.packages) for m in self._possible
-                        if not packages.found(m.packages)} | self._unmet
+        lacking = {m.name: [*self.networks.lacking(m.networks), *packages.lacking(m.packages)]
+                   for m in self._possible}
+        return {name: "needs " + ", ".join(of) for name, of in lacking.items() if of} | self._unmet
 
     @property
     def _unmet(self) -> dict[str, str]:

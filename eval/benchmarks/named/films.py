@@ -143,10 +143,13 @@ class Benchmark(given.Benchmark):
                     truth=self.truth(split, index), lacking=lacking)
 
     def score(self, split, index, signals):
-        """MediaError: "silent", for a track without any sound beside a recording with one; "wrong
-        duration", for a file that is not as long as the recording where it must be."""
+        """MediaError: "too short", for a film without a picture at the benchmark's rate; "silent",
+        for a track without any sound beside a recording with one; "wrong duration", for a file that
+        is not as long as the recording where it must be."""
         truth = self.truth(split, index)
         own, true = signals.recording, truth.recording
+        for one in (own, true):
+            _ = one.has_pictures and one.count
         if signals is not truth and AUDIO in self.named.made:
             if own.has_track and not own.has_sound and true.has_sound:
                 raise MediaError("silent", own.source.files[0], expected="sound",

@@ -57,8 +57,7 @@ def of_kept(name: str):
         kept = [f for f in pool.frames if f.get(name, np.zeros(0)).size]
         if not kept:
             return None
-        own, true = (map(operator.itemgetter(key), kept) for key in (name, f"true_{name}"))
-        return {"value": frechet.frechet_of_parts(own, true), "n": len(kept)}
+        return frechet.of_examples(kept, operator.itemgetter(name, f"true_{name}"))
     return pool_kept
 
 

@@ -25,4 +25,5 @@ def _recipe(benchmark, over: str):
 
 
 declare_rates("_open", "a recogniser of any words", _recipe, score=_score,
-              needs=("audio", "waveform", "each", "network:wav2vec2_ctc"))
+              needs=("audio", "waveform", "each", "package:whisper_normalizer",
+                     "network:wav2vec2_ctc"))

@@ -26,4 +26,5 @@ def _recipe(benchmark, over: str):
 
 
 declare_rates("_whisper", "Whisper", _recipe, score=_score,
-              needs=("audio", "waveform", "each", "network:whisper"))
+              needs=("audio", "waveform", "each", "package:whisper_normalizer",
+                     "network:whisper"))

@@ -9,13 +9,16 @@ Suffixes: P windows, N samples.
 
 import dataclasses
 import importlib
+import itertools
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from avjax.errors import UserError
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import RATE, RESAMPLER, at_16khz, is_silent
 
 SECONDS = 9.01  # of a window
@@ -78,11 +81,13 @@ class Onnx:
                             hint="fetch the file again") from error
         self._check()
 
-    def __call__(self, x_P: np.ndarray) -> np.ndarray:
-        """(P, *takes) float32 -> (P, gives) float64; rows do not see each other."""
-        name = self._session.get_inputs()[0].name
-        parts = [self._session.run(None, {name: np.float32(x_P[k:k + AT_ONCE])})[0]
-                 for k in range(0, len(x_P), AT_ONCE)]
+    def __call__(self, some: Iterable[np.ndarray]) -> np.ndarray:
+        """P rows of the shape `takes`, no more than AT_ONCE in memory -> (P, gives) float64; rows
+        do not see each other."""
+        name, left = self._session.get_inputs()[0].name, iter(some)
+        parts = [np.zeros((0, self._ports.gives))]
+        while x_P := list(itertools.islice(left, AT_ONCE)):
+            parts.append(self._session.run(None, {name: np.float32(x_P)})[0])
         return np.concatenate(parts).astype(np.float64)
 
     def _check(self) -> None:
@@ -120,25 +125,53 @@ def prepared(wave_N: np.ndarray, rate: float) -> np.ndarray | None:
     return None if is_silent(wave_N) else windows(np.clip(wave_N, -1, 1))
 
 
-class Listeners:
-    """Sound -> {"SIG", "BAK", "OVRL"}: what listeners would say."""
+class Windowed:
+    """Sound -> what a network says of its windows, put together; those of several sounds go through
+    it together.
 
-    def __init__(self, path):
-        self._network = Onnx(path, Ports("DNSMOS (P.835)", (SAMPLES,), len(NAMES)))
+    Args:
+      network: of a window.
+      said: (P, gives) of a sound's windows -> what is said of the sound.
+      seen: a window's samples (SAMPLES,) -> what the network takes of them.
+    """
 
-    def __call__(self, wave_N: np.ndarray, rate: float) -> dict[str, float] | None:
+    def __init__(self, network: Onnx, said: Callable[[np.ndarray], Any],
+                 seen: Callable[[np.ndarray], np.ndarray] = lambda window_N: window_N):
+        self._network, self._said, self._seen = network, said, seen
+        self._kept = Kept(self._made)
+
+    def __call__(self, wave_N: np.ndarray, rate: float) -> Any:
         """Float samples at `rate`; None of silence."""
-        windows_PN = prepared(wave_N, rate)
-        if windows_PN is None:
-            return None
-        scores = self._network(windows_PN)
-        return {name: float(np.polyval(bend, scores[:, k]).mean())
-                for k, (name, bend) in enumerate(zip(NAMES, BENDS, strict=True))}
+        return self._kept([at_16khz(wave_N, rate)])[0]
+
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def _made(self, heard: list[np.ndarray]) -> list[Any]:
+        counts: list[int] = []
+
+        def rows():
+            for wave_N in heard:
+                windows_PN = prepared(wave_N, RATE)
+                counts.append(0 if windows_PN is None else len(windows_PN))
+                yield from () if windows_PN is None else map(self._seen, windows_PN)
+
+        scores = iter(self._network(rows()))
+        return [self._said(np.stack([next(scores) for _ in range(count)])) if count else None
+                for count in counts]
+
+
+def _opinions(scores_P3: np.ndarray) -> dict[str, float]:
+    return {name: float(np.polyval(bend, scores_P3[:, k]).mean())
+            for k, (name, bend) in enumerate(zip(NAMES, BENDS, strict=True))}
+
+
+def load(path) -> Windowed:
+    """Sound -> {"SIG", "BAK", "OVRL"}: what listeners would say. UserError as Onnx."""
+    return Windowed(Onnx(path, Ports("DNSMOS (P.835)", (SAMPLES,), len(NAMES))), _opinions)
 
 
 def runtime() -> dict:
     """For recipes: what runs the network."""
     return {"onnxruntime": version("onnxruntime")}
-
-
-load = Listeners

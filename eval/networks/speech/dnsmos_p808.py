@@ -32,18 +32,7 @@ def log_mel(window_N: np.ndarray) -> np.ndarray:
     return ((np.maximum(db_TM, -RANGE) + MIDDLE) / MIDDLE).astype(np.float32)
 
 
-class Listeners:
-    """Sound -> what listeners would say."""
-
-    def __init__(self, path):
-        self._network = dnsmos.Onnx(path, dnsmos.Ports("DNSMOS (P.808)", (FRAMES, BANDS), 1))
-
-    def __call__(self, wave_N: np.ndarray, rate: float) -> float | None:
-        """Float samples at `rate`; None of silence."""
-        windows_PN = dnsmos.prepared(wave_N, rate)
-        if windows_PN is None:
-            return None
-        return float(self._network(np.stack([log_mel(x_N) for x_N in windows_PN])).mean())
-
-
-load = Listeners
+def load(path) -> dnsmos.Windowed:
+    """Sound -> what listeners would say, a number. UserError as dnsmos.Onnx."""
+    network = dnsmos.Onnx(path, dnsmos.Ports("DNSMOS (P.808)", (FRAMES, BANDS), 1))
+    return dnsmos.Windowed(network, lambda scores_P1: float(scores_P1.mean()), log_mel)

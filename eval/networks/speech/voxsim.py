@@ -7,9 +7,13 @@ mean, from 0 .. 1 to 1 .. 6.
 Suffixes: N samples, E embedding.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
 from eval.networks.speech import wavlm_ecapa
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import RATE, at_16khz, is_silent
 
 PIECE = 400 * 160 + 240  # samples: 400 frames of 10 ms, and the end of the last one
@@ -30,26 +34,41 @@ def pieces(wave_N: np.ndarray) -> list[np.ndarray]:
 
 
 class Rater:
-    """What listeners would say of two recordings."""
+    """What listeners would say of two recordings.
 
-    def __init__(self, voices: wavlm_ecapa.Voices):
-        self._voices = voices
+    Args:
+      encoder: of voices, see avjax/encoders/voices.
+    """
+
+    def __init__(self, encoder):
+        self._encoder, self._kept = encoder, Kept(self._made)
 
     def __call__(self, one_N: np.ndarray, other_N: np.ndarray, rate: int) -> float | None:
         """Float samples at `rate` -> 1 (nothing alike) to 6; None where one, or a piece of it, is
         silent."""
-        heard = [at_16khz(wave_N, rate) for wave_N in (one_N, other_N)]
-        if any(map(is_silent, heard)):
+        one, other = self._voices((one_N, other_N), rate)
+        if one is None or other is None:
             return None
-        found = [self._voices([wave_N, *pieces(wave_N)], RATE) for wave_N in heard]
-        if any(x is None for voices in found for x in voices):
-            return None
-        (one_E, *ones), (other_E, *others) = found
-        # the mean over all pairs is the product of the means
-        pairs = np.mean(ones, axis=0) @ np.mean(others, axis=0)
-        return float(LOWEST + (HIGHEST - LOWEST) * (pairs + one_E @ other_E) / 2)
+        # the mean over all pairs of pieces is the product of their means
+        (one_E, ones_E), (other_E, others_E) = one, other
+        return float(LOWEST + (HIGHEST - LOWEST) * (ones_E @ others_E + one_E @ other_E) / 2)
+
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self._voices(waves, rate)
+
+    def _voices(self, waves, rate) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        """(of the whole, mean over pieces), (E,) each; None of what is silent in part."""
+        return self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def _made(self, heard: list[np.ndarray]):
+        parts = [[] if is_silent(wave_N) else [wave_N, *pieces(wave_N)] for wave_N in heard]
+        found = iter(wavlm_ecapa.unit(self._encoder, list(itertools.chain(*parts))))
+        made = [[next(found) for _ in some] for some in parts]
+        return [(voices[0], np.mean(voices[1:], axis=0))
+                if voices and all(x is not None for x in voices) else None for voices in made]
 
 
 def load(path) -> Rater:
     """Of the published file. UserError: unreadable, or of another network."""
-    return Rater(wavlm_ecapa.load(path))
+    return Rater(wavlm_ecapa.encoder(path))

@@ -5,44 +5,60 @@ Suffixes: N samples, T frames, V letters.
 """
 
 import importlib
-import importlib.util
 import pathlib
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+from jax.sharding import Mesh
 
 from avjax.encoders.wav2vec2 import Wav2Vec2CTC, spelled
-from avjax.errors import UserError
+from avjax.sharding import rows
+from eval.networks.speech.kept import Kept
 from eval.networks.speech.sound import at_16khz, is_silent
 
 PACKAGE = "whisper-normalizer"
 
 
 class Words:
-    """Recogniser and normaliser. UserError: the file is of another network, or the normaliser's
-    package is missing."""
+    """Recogniser and normaliser, whose package a metric declares that it needs.
 
-    def __init__(self, path):
+    Args:
+      path: of a published file. UserError: it is of another network.
+      mesh: utterances are split over its data axes; None = `rows.devices`.
+    """
+
+    def __init__(self, path, mesh: Mesh | None = None):
         self._network = Wav2Vec2CTC.from_checkpoint(
-            str(path), normalise=pathlib.Path(path).suffix == ".safetensors")
-        self.normalised = normaliser()
+            str(path), normalise=pathlib.Path(path).suffix == ".safetensors",
+            mesh=mesh or rows.devices())
+        self._kept, self.normalised = Kept(self._made), normaliser()
 
     def __call__(self, wave_N: np.ndarray, rate: int) -> str:
         """Float samples at `rate` -> what is heard, normalised; "" where nothing is, of silence
         or of less than a frame."""
-        wave_N = at_16khz(wave_N, rate)
-        if len(wave_N) < self._network.config.min_samples() or is_silent(wave_N):
-            return ""
-        return self.normalised(spelled(self._network(wave_N)).lower())
+        return self.normalised(self.spelled([wave_N], rate)[0].lower())
+
+    def ahead(self, waves: Sequence[np.ndarray], rate: float) -> None:
+        """Hears several together, to know them when they are asked for."""
+        self.spelled(waves, rate)
+
+    def spelled(self, waves: Sequence[np.ndarray], rate: float) -> list[str]:
+        """What is heard in each of several, in capitals, those of like length together."""
+        return self._kept([at_16khz(wave_N, rate) for wave_N in waves])
+
+    def _made(self, heard: list[np.ndarray]) -> list[str]:
+        least, out = self._network.config.min_samples(), [""] * len(heard)
+        spoken = [i for i, wave_N in enumerate(heard)
+                  if len(wave_N) >= least and not is_silent(wave_N)]
+        for i, logits_TV in zip(spoken, self._network.many([heard[i] for i in spoken]),
+                                strict=True):
+            out[i] = spelled(logits_TV)
+        return out
 
 
 def normaliser():
-    """Whisper's English text normaliser. UserError: not installed."""
-    if importlib.util.find_spec("whisper_normalizer") is None:
-        raise UserError("no text normaliser for WER_open and CER_open", where=f"package {PACKAGE}",
-                        expected="it installed", found="no such package",
-                        hint="pip install 'avjax[words]', or take the recogniser's file out of "
-                             "--networks")
+    """Whisper's English text normaliser."""
     return importlib.import_module("whisper_normalizer.english").EnglishTextNormalizer()
 
 

@@ -4,6 +4,7 @@ avjax/encoders/voices/wavlm_ecapa.py, as speaker similarity is reported with.
 Suffixes: N samples, E embedding.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,23 +32,30 @@ class Voices:
         self(waves, rate)
 
     def _made(self, heard: list[np.ndarray]) -> list[np.ndarray | None]:
-        out: list[np.ndarray | None] = [None] * len(heard)
-        spoken = {i: x_N for i, wave_N in enumerate(heard)
-                  if (x_N := self._prepared(wave_N)) is not None}
-        if spoken:
-            made = self._encoder.many(list(spoken.values()))
-            unit = made / np.linalg.norm(made, axis=1, keepdims=True)
-            for i, voice_E in zip(spoken, unit, strict=True):
-                out[i] = voice_E
-        return out
+        return unit(self._encoder, heard)
 
-    def _prepared(self, wave_N: np.ndarray) -> np.ndarray | None:
-        try:
-            return self._encoder.prepared(wave_N)
-        except TooLittle:
-            return None
+
+def unit(encoder, heard: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    """(n_i,) float32 samples at 16 kHz -> (E,) of length one each, by an encoder of
+    avjax/encoders/voices; None of what it calls too little."""
+    out: list[np.ndarray | None] = [None] * len(heard)
+    spoken = {}
+    for i, wave_N in enumerate(heard):
+        with contextlib.suppress(TooLittle):
+            spoken[i] = encoder.prepared(wave_N)
+    if spoken:
+        made = encoder.many(list(spoken.values()))
+        for i, voice_E in zip(spoken, made / np.linalg.norm(made, axis=1, keepdims=True),
+                              strict=True):
+            out[i] = voice_E
+    return out
 
 
 def load(path) -> Voices:
     """Of a published file. UserError: unreadable, or of another network."""
-    return Voices(WavlmEcapa(str(path), rows.devices()))
+    return Voices(encoder(path))
+
+
+def encoder(path) -> WavlmEcapa:
+    """On all devices; see `load`."""
+    return WavlmEcapa(str(path), rows.devices())

@@ -144,7 +144,7 @@ class Words:
       path: of model.safetensors, or its index.
       mesh: windows are split over its data axes; None = `rows.devices`.
 
-    Raises UserError: of another network, a file beside it is missing, or the normaliser's package.
+    Raises UserError: of another network, or a file beside it is missing.
     """
 
     def __init__(self, path, mesh: Mesh | None = None):

@@ -62,6 +62,44 @@ def test_scores_equal_the_published_ones(record, name):
         assert score == pytest.approx(float(record[f"{name}/{kind}"]), abs=2e-5), kind
 
 
+class Counting:
+    """Stands for a network: what it is given of each window, and how many at once."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, some):
+        found = [(float(np.mean(row)), float(np.max(row)), float(row.size)) for row in some]
+        self.asked.append(len(found))
+        return np.array(found).reshape(-1, 3)
+
+
+def test_windows_of_several_sounds_go_together_and_each_gets_its_own():
+    """Sounds of one window and of several, one of them silent."""
+    rng = np.random.default_rng(0)
+    waves = [rng.normal(size=n * 1000) / 9 for n in (40, 200, 3, 170)]
+    waves.insert(2, np.zeros(5000))
+    single, several = (dnsmos.Windowed(Counting(), lambda x_P3: x_P3.mean(0).tolist())
+                       for _ in range(2))
+    alone = [single(wave_N, 16000) for wave_N in waves]
+    several.ahead(waves, 16000)
+    assert [several(wave_N, 16000) for wave_N in waves] == alone and alone[2] is None
+    assert several._network.asked == [sum(single._network.asked)]  # each once, all in one go
+
+
+@recorded
+def test_scores_do_not_depend_on_what_goes_together(record):
+    waves = [heard(record, name) for name in ("short", "long")]
+    waves.append(waves[0][::-1])
+    for module, name in ((dnsmos, "dnsmos"), (dnsmos_p808, "dnsmos_p808")):
+        single, several = module.load(installed(name)), module.load(installed(name))
+        several.ahead(waves, 16000)
+        several._network = None  # all is known
+        for wave_N in waves:
+            ours, theirs = several(wave_N, 16000), single(wave_N, 16000)
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
 def test_another_network_is_told(tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model_v8.onnx"

@@ -10,7 +10,7 @@ from avjax.sharding import rows
 from avjax.sharding.mesh import make_mesh
 from eval.metrics.judged import utmos as metric
 from eval.networks import files
-from eval.networks.speech import utmos
+from eval.networks.speech import utmos, voxsim, wav2vec2_ctc
 from eval.networks.speech.kept import Kept
 from eval.run import runner
 from tests.eval import toys
@@ -42,6 +42,52 @@ def test_scores_do_not_depend_on_what_goes_together_nor_on_devices(tmp_path, mon
     together = utmos.Utmos(path, make_mesh({"data": 4}, jax.devices()[:4]))
     together.ahead(waves, 16000)
     np.testing.assert_allclose(together(waves[::-1], 16000), alone[::-1], atol=1e-5)
+
+
+def devices(monkeypatch, count):
+    """Batches as on that many accelerators."""
+    monkeypatch.setattr(rows, "at_once", lambda rows: rows)
+    mesh = make_mesh({"data": count}, jax.devices()[:count])
+    monkeypatch.setattr(rows, "devices", lambda: mesh)
+
+
+def test_words_do_not_depend_on_what_goes_together_nor_on_devices(tmp_path, monkeypatch):
+    """Letters of several sounds, of two lengths, one of them silent, another too short; the logits
+    behind them."""
+    monkeypatch.setattr(wav2vec2_ctc, "normaliser", lambda: str.title)
+    record = some("wav2vec2_ctc")
+    path = write(record, tmp_path / "ctc.pth")
+    waves = [*record["wav"], np.resize(record["wav"][0], 20000), np.zeros(9000, np.float32),
+             record["wav"][0][:100]]
+    single = wav2vec2_ctc.load(path)
+    alone = [single.spelled([wave_N], 16000)[0] for wave_N in waves]
+    logits = [single._network(wave_N) for wave_N in waves[:3]]
+    devices(monkeypatch, 4)
+    words = wav2vec2_ctc.load(path)
+    words.ahead(waves, 16000)
+    for ours, theirs in zip(words._network.many(waves[:3]), logits, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    monkeypatch.setattr(words._network, "many", None)  # all is known
+    assert words.spelled(waves[::-1], 16000) == alone[::-1] and alone[3:] == ["", ""]
+    assert any(alone) and words(waves[0], 16000) == alone[0].title()
+
+
+def test_voices_of_voxsim_do_not_depend_on_what_goes_together(tmp_path, monkeypatch):
+    record = some("wavlm_ecapa")
+    path = write(record, tmp_path / "wavlm_ecapa.model")
+    monkeypatch.setattr(voxsim, "PIECE", 4000)
+    waves = [*record["wav"], record["wav"][0][:3000], np.zeros(5000, np.float32)]
+    pairs = [(a, b) for a in waves for b in waves]
+    single = voxsim.load(path)
+    alone = [single(a, b, 16000) for a, b in pairs]
+    devices(monkeypatch, 2)
+    rater = voxsim.load(path)
+    rater.ahead(waves, 16000)
+    monkeypatch.setattr(rater._encoder, "many", None)  # all is known
+    together = [rater(a, b, 16000) for a, b in pairs]
+    assert [x is None for x in together] == [x is None for x in alone]
+    np.testing.assert_allclose([x for x in together if x is not None],
+                               [x for x in alone if x is not None], atol=1e-5)
 
 
 class Judge:
