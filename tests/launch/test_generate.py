@@ -1,6 +1,7 @@
 """launch.generate and the prompt builders behind it: a request becomes conditions, or one line that
 says what is wrong."""
 
+import functools
 import io
 import json
 import types
@@ -341,6 +342,14 @@ def save(folder, parts):
     checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))},
                      {"recipes": parts[2].recipes})
     checkpoints.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared():
+    """Whoever asks for the same avatar gets the one that has compiled what it made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "Avatar", functools.cache(generate.Avatar))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 (one by one, from a file of requests, chunk by chunk, on many devices and hosts) and from the
 evaluation."""
 
+import functools
 import json
 import shutil
 
@@ -24,6 +25,7 @@ from launch.jobs import generate, video
 from launch.jobs.requests import files as requests_files
 from launch.jobs.requests import live as live_several
 from launch.jobs.requests import run as requests_run
+from tests.systems.talker_tiny import random_params
 
 pytestmark = pytest.mark.slow
 TEXT = "My brother bought a big blue boat."
@@ -44,12 +46,19 @@ def trained(tmp_path_factory):
                   head_dim=dataset.features["head"].shape[-1]))
     c.data.dir = str(dataset.dir)
     training.write_run_files(c, folder / "run", dataset)
-    params = jax.tree.map(lambda x: np.float32(0.05) + x,
-                          jax.device_get(jax.jit(api.build(s).init)(jax.random.key(0))))
+    params = jax.tree.map(jax.numpy.asarray, random_params(api.build(s)))
     checkpoints = Checkpoints(folder / "run")
     checkpoints.save(0, {"params": params}, {"recipes": dataset.recipes})
     checkpoints.close()
     return folder / "run"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared():
+    """Whoever asks for the same avatar gets the one that has compiled what it made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "Avatar", functools.cache(generate.Avatar))
+        yield
 
 
 @pytest.fixture
