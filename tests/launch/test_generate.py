@@ -1,7 +1,6 @@
 """launch.generate and the prompt builders behind it: a request becomes conditions, or one line that
 says what is wrong."""
 
-import functools
 import io
 import json
 import types
@@ -35,6 +34,7 @@ from tests.checkpoint import fake_gcs
 from tests.systems.talker_tiny import random_params
 
 store_of_buckets = fake_gcs.store
+pytestmark = pytest.mark.usefixtures("shared_avatars")
 TEXT = "My brother bought a big blue boat."
 SECONDS = 0.16  # a patch
 
@@ -342,14 +342,6 @@ def save(folder, parts):
     checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, random_params(parts[0]))},
                      {"recipes": parts[2].recipes})
     checkpoints.close()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared():
-    """Whoever asks for the same avatar gets the one that has compiled what it made."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Avatar", functools.cache(generate.Avatar))
-        yield
 
 
 @pytest.fixture(scope="module")

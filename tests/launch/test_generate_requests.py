@@ -2,7 +2,6 @@
 (one by one, from a file of requests, chunk by chunk, on many devices and hosts) and from the
 evaluation."""
 
-import functools
 import json
 import shutil
 
@@ -27,7 +26,7 @@ from launch.jobs.requests import live as live_several
 from launch.jobs.requests import run as requests_run
 from tests.systems.talker_tiny import random_params
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_avatars")]
 TEXT = "My brother bought a big blue boat."
 STREAMS = ("mel", "face", "head")
 
@@ -51,14 +50,6 @@ def trained(tmp_path_factory):
     checkpoints.save(0, {"params": params}, {"recipes": dataset.recipes})
     checkpoints.close()
     return folder / "run"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shared():
-    """Whoever asks for the same avatar gets the one that has compiled what it made."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "Avatar", functools.cache(generate.Avatar))
-        yield
 
 
 @pytest.fixture

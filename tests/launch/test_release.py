@@ -28,6 +28,7 @@ from tests.golden_files import config as golden_config
 from tests.golden_files import some, under
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 RATE = 86.13281230  # as the published code writes it
 SECONDS = 1.5
 PARTNERS = {"monadic": {}, "dyadic": published.DYADIC, "photoreal": {"partner_token_dim": 29}}

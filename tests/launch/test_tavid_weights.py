@@ -13,7 +13,6 @@ from avjax.checkpoint.checkpoints import load_meta, load_params
 from avjax.codecs.published import sd_vae
 from avjax.encoders.resnet import ResNet
 from avjax.errors import UserError
-from avjax.sharding.mesh import make_mesh
 from avjax.systems import api
 from avjax.systems.tavid.speaker.system import to_signal
 from avjax.systems.tavid.visual.names import net
@@ -26,14 +25,8 @@ from tests.golden_files import relative_error, some, under
 from tests.systems import tavid_sound_tiny
 from tests.systems.tavid_sound_tiny import random_params
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(autouse=True)
-def placed_on_one_device(monkeypatch):
-    """What comes out does not depend on where it lay (tests/launch/test_weights_job.py)."""
-    monkeypatch.setattr(weights, "make_mesh", lambda sizes: make_mesh({"data": 1},
-                                                                      jax.devices()[:1]))
 
 
 def bring_in(tmp_path, system, state, config=None, **sizes):
