@@ -20,8 +20,7 @@ LAB = ROOT / "tests" / "fourth_system"
 NO_SCORES = "--config.evaluate.benchmark="  # after training; the test evaluates by itself
 PATIENCE = 500  # seconds; ends a hang, no more
 ENV = {"PYTHONPATH": f"{ROOT}{os.pathsep}{LAB}", "JAX_PLATFORMS": "cpu",
-       "JAX_NUM_CPU_DEVICES": "1",
-       "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"}
+       "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def start(workdir: Path, logs: Path, *more: str, hosts: int = 2) -> list[subprocess.Popen]:

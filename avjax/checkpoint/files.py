@@ -181,15 +181,16 @@ def saved_shapes(folder: Any) -> dict[str, tuple]:
     return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(tree)}
 
 
-def check_same_model(folder: Any, target: Any, *, partial: bool) -> None:
+def check_same_model(folder: Any, target: Any, *, partial: bool,
+                     saved: dict[str, tuple] | None = None) -> None:
     """Raises UserError when the checkpoint's arrays differ from `target`'s, naming the first one;
     Broken, Unreadable.
 
     Older checkpoints have averages of frozen parameters, too, which do not differ from them and are
     not read. With `partial`, `target` has each parameter once, among "params" or "ema", and those
-    that were kept in 16 bits may be wanted in 32.
+    that were kept in 16 bits may be wanted in 32. `saved`: `saved_shapes`, where they are known.
     """
-    saved = saved_shapes(folder)
+    saved = saved_shapes(folder) if saved is None else saved
     wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named_leaves(target)}
     found = {name: shape for name, shape in saved.items() if name in wanted
              or not name.startswith("ema/")}

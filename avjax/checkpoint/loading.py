@@ -68,9 +68,9 @@ def load(path: str | Path, system, which: str = "ema",
     for candidate in candidates:
         try:
             folder = local_copy(candidate)
-            saved = saved_shapes(folder) if which == "ema" else {}
+            saved = saved_shapes(folder)
             meta = read_meta(folder)
-            return _read_params(folder, shapes, saved), with_step(meta, folder)
+            return _read_params(folder, shapes, saved, which), with_step(meta, folder)
         except Broken as error:
             problem = problem or error
             logging.getLogger(__name__).warning("checkpoint %s is broken (%s)", candidate, error)
@@ -165,13 +165,14 @@ def saved_as(name: str, saved: Container[str]) -> str:
     return f"ema/{name}" if f"ema/{name}" in saved else f"params/{name}"
 
 
-def _read_params(folder: Any, shapes: Any, saved: Container[str]) -> Any:
-    """The parameters of a checkpoint, averages where they are in `saved`, for this process
-    alone."""
+def _read_params(folder: Any, shapes: Any, saved: dict[str, tuple], which: str) -> Any:
+    """The parameters of a checkpoint of `saved_shapes`, their averages where there are any and
+    `which` is "ema", for this process alone."""
     verify(folder)
-    target = unflatten_dict({saved_as(name, saved): x
+    names = saved if which == "ema" else ()
+    target = unflatten_dict({saved_as(name, names): x
                              for name, x in flatten_dict(shapes, sep="/").items()}, sep="/")
-    check_same_model(folder, target, partial=True)
+    check_same_model(folder, target, partial=True, saved=saved)
     found = flatten_dict(read_arrays(folder, target, alone=True), sep="/")
     return unflatten_dict({name.split("/", 1)[1]: x for name, x in found.items()}, sep="/")
 

@@ -205,12 +205,14 @@ def open_dataset(directory, *, begun: bool = False) -> "Dataset":
     return Dataset(directory, builder.info.name, builder.info.description, schema,
                    whole.read_json(directory / RECIPES_FILE),
                    {n: s.num_examples for n, s in builder.info.splits.items()},
-                   checksums)
+                   {n: tuple(zip(s.filenames, s.shard_lengths, strict=True))
+                    for n, s in builder.info.splits.items()}, checksums)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An opened dataset. `splits` maps split names to their number of examples."""
+    """An opened dataset. `splits` maps split names to their number of examples, `shards` to
+    (name of a file, its number of examples)."""
 
     dir: pathlib.Path
     name: str
@@ -218,6 +220,7 @@ class Dataset:
     features: dict[str, Feature]
     recipes: dict[str, dict]
     splits: dict[str, int]
+    shards: dict[str, tuple[tuple[str, int], ...]]
     checksums: dict[str, dict]
 
     def source(self, split: str, fields: Iterable[str] | None = None, *,
@@ -288,15 +291,14 @@ class Source(Sequence):
         self._dataset, self._split, self._fields, self._lazy = dataset, split, fields, lazy
         self._features = dataset.features
         self._connector = connector({f: dataset.features[f] for f in fields})
-        info = tfds.builder_from_directory(str(dataset.dir)).info.splits[split]
+        shards = dataset.shards[split]
         self._records = Records([(dataset.dir / file, count, dataset.checksums[file]["sha256"])
-                                 for file,
-                                 count in zip(info.filenames, info.shard_lengths, strict=True)])
+                                 for file, count in shards])
         apart = [n for n in fields if dataset.features[n].apart]
         lengths = dataset.lengths(split, apart) if apart else {}
         # (first frame in the shard's file, frames) of every example
-        self._apart = {n: np.stack([frames.starts(lengths[n], info.shard_lengths), lengths[n]], 1)
-                       for n in apart}
+        self._apart = {n: np.stack([frames.starts(lengths[n], [count for _, count in shards]),
+                                    lengths[n]], 1) for n in apart}
 
     @property
     def ids(self) -> list[str]:

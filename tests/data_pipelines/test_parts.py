@@ -17,9 +17,9 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store import resume
 from data_pipelines.store.merge import Part
 from launch import workers
+from tests import commands
 from tests.data_pipelines.test_extract import clip, write_clips
 
-ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = dict(tokens="units", units=8, progress=False)
 
 
@@ -143,17 +143,17 @@ def test_kill_at_any_moment_loses_and_duplicates_nothing(tmp_path):
 def test_processes_of_the_command_survive_a_kill(clips, whole, tmp_path):
     """`launch.extract --processes=2`; one of them is killed as soon as it has begun its part."""
     out = tmp_path / "out"
-    job = subprocess.Popen([sys.executable, "-m", "launch.extract", f"--clips={clips.dir}",
-                            f"--out={out}", "--tokens=units", "--units=8", "--processes=2"],
-                           cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = commands.start("extract", f"--clips={clips.dir}", f"--out={out}", "--tokens=units",
+                         "--units=8", "--processes=2")
     mine = tmp_path / ".out.partial" / "part-00001-of-00002"
     while not mine.exists() and job.poll() is None:
         time.sleep(0.02)
     for pid in pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split():
         if b"JAX_PROCESS_ID=1" in pathlib.Path(f"/proc/{pid}/environ").read_bytes():
             os.kill(int(pid), signal.SIGKILL)
-    shown, said = job.communicate(timeout=120)
-    assert job.returncode == 0, said
+    done = job.wait()
+    shown, said = done.stdout, done.stderr
+    assert done.returncode == 0, said
     assert "process 1 ended by signal SIGKILL" in said and "restart 1" in said, said
     assert_same(store.open_dataset(out), whole)
     assert "AV-Flow features" in shown + (tmp_path / ".out.logs" / "process-1.log").read_text()

@@ -4,7 +4,6 @@ the files."""
 import csv
 import io
 import json
-import subprocess
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from scipy import stats
 
 from avjax.errors import UserError
 from eval.sweep import collect, files, members, statistics, text
-from launch import cli
+from tests import commands
 
 # F1_lips, BC_e, MCD of the runs by seed; of the truth 1, 0.6, 0
 RUNS = {"highway": {0: (0.98, 0.58, 4.0), 1: (0.96, 0.57, 4.2), 2: (0.97, 0.60, 4.1)},
@@ -198,11 +197,10 @@ def test_folders_that_cannot_be_read(tmp_path):
 
 
 def test_as_a_command(sweep):
-    done = subprocess.run([*cli.child("launch.collect"), f"--workdir={sweep}", "--metrics=MCD",
-                           "--split=valid", "--format=csv", "--nobaselines"],
-                          capture_output=True, text=True)
+    done = commands.run("collect", f"--workdir={sweep}", "--metrics=MCD", "--split=valid",
+                        "--format=csv", "--nobaselines")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3 and "collected.html" in done.stderr
     assert (sweep / "collected.txt").exists()
-    done = subprocess.run([*cli.child("launch.collect")], capture_output=True, text=True)
+    done = commands.run("collect")
     assert done.returncode == 2 and done.stderr.startswith("error: nothing to collect")

@@ -2,6 +2,7 @@
 results as JSON. PYTHONPATH holds this folder; arguments: workdir, folder of the output."""
 
 import contextlib
+import functools
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ def main(workdir: Path, out: Path) -> dict:
     from launch import config_report, plan, training
     from launch.jobs import benchmark, evaluate, generate, targets, weights
 
+    generate.ITERATIONS = 2  # of Griffin-Lim: nobody listens
+    generate.Avatar = functools.cache(generate.Avatar)
+    benchmark.matmul_rate = lambda: 1e11
     config = load_config(HERE / "configs" / "portrait.py", {"evaluate.max_examples": 1})
     config = training.fill_config(config, workdir)
     scores = evaluate.evaluate(config, workdir, progress=False)["summary"]["valid"]["model"]

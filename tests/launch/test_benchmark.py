@@ -13,6 +13,14 @@ from avjax.training import timing
 from configs import head_vae
 from launch import flags
 from launch.jobs import benchmark, loading
+from tests.systems.talker_tiny import random_params
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A machine of a known speed, and parameters for which nothing has to be compiled."""
+    monkeypatch.setattr(benchmark, "matmul_rate", lambda: 1e11)
+    monkeypatch.setattr(benchmarking, "fresh", random_params)
 
 
 def tiny():
@@ -68,7 +76,7 @@ def test_talkers_training_rows_are_as_full_as_they_can_be(tiny_talker):
 
 
 @pytest.mark.slow
-def test_talkers_generation(tiny_talker):
+def test_talkers_generation(tiny_talker, quick):
     cases = registry.benchmark("talker").generation(tiny_talker, 8, Options(text=4, steps=2))
     whole, first = cases
     assert whole.describe["patches"] == 2 and whole.parts == {"ms_a_patch": 0.002,
@@ -79,7 +87,7 @@ def test_talkers_generation(tiny_talker):
     assert first.run() > 0
 
 
-def test_a_batch_that_the_devices_do_not_divide():
+def test_a_batch_that_the_devices_do_not_divide(quick):
     with pytest.raises(UserError, match="batch"):
         benchmark.benchmark(tiny(), batch=3, segment=10, lengths=[])
 
@@ -122,7 +130,7 @@ def test_made_up_features_have_the_system_s_shapes_and_large_frames_apart(tmp_pa
     assert example["latents"].shape == (5, 2, 64, 64, 4) and example["units"].shape == (10, 2)
 
 
-def test_vocoding_is_timed_as_it_is_used():
+def test_vocoding_is_timed_as_it_is_used(quick):
     config = flags.load_config("configs/vocoder.py", {
         "system.channels": 16, "system.rates": (4, 2), "system.kernels": (8, 4),
         "system.n_fft": 64, "system.bands": 8, "system.block_kernels": (3,),
@@ -138,7 +146,7 @@ def test_vocoding_is_timed_as_it_is_used():
     assert row["gflop"] == pytest.approx((blocks + ends + ups) / 1e9)
 
 
-def test_text_to_tokens_is_timed_with_its_search_apart():
+def test_text_to_tokens_is_timed_with_its_search_apart(quick):
     config = flags.load_config("configs/avflow_text.py:small", {
         "system.encoder.width": 16, "system.encoder.layers": 0, "system.encoder.d_ff": 16,
         "system.encoder.convolutions": 1, "system.encoder.duration_width": 8,

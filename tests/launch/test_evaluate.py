@@ -46,6 +46,12 @@ def toy(tmp_path, monkeypatch):
     return config, system
 
 
+@pytest.fixture
+def unshown(monkeypatch):
+    """No report, for which examples are made again and drawn."""
+    monkeypatch.setattr(page, "write", lambda *_: None)
+
+
 @pytest.mark.slow
 def test_writes_results_and_report(toy, tmp_path, capsys):
     config, _ = toy
@@ -79,7 +85,7 @@ def test_another_networks_file_is_told_before_anything_is_made(toy, tmp_path, mo
         job.evaluate(config, tmp_path, progress=False)
 
 
-def test_given_parameters_are_scored_without_a_checkpoint(toy, tmp_path, monkeypatch):
+def test_given_parameters_are_scored_without_a_checkpoint(toy, unshown, tmp_path, monkeypatch):
     config, system = toy
     monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("must not be read"))
     bad = jax.tree.map(lambda x: x * 0, system.init(None))
@@ -136,9 +142,8 @@ def given(toy, tmp_path, monkeypatch):
     return evaluate_flags.flags(monkeypatch, config=toy[0], checkpoint=str(tmp_path))
 
 
-def test_failed_examples_are_told_and_end_with_3(given, tmp_path, monkeypatch, capsys):
+def test_failed_examples_are_told_and_end_with_3(given, unshown, monkeypatch, capsys):
     score = toys.Benchmark.score
-    monkeypatch.setattr(page, "write", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(toys.Benchmark, "score", lambda self, split, index, signals: score(
             self, split, index, signals) if index else 1 / 0)
@@ -171,7 +176,7 @@ def test_processes_of_a_job_score_a_share_each(given, tmp_path, monkeypatch, cap
     assert "report:  " in capsys.readouterr().out
 
 
-def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, tmp_path, capsys):
+def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, unshown, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(given.config.to_dict()))
     shutil.move(tmp_path / "data" / "features", tmp_path / "held_out")
     given.config, given.benchmark = None, "puppets"
@@ -188,7 +193,7 @@ def test_a_named_benchmark_takes_the_workdirs_config_and_other_data(given, tmp_p
         command.main([])
 
 
-def test_a_named_benchmark_has_its_metrics_and_says_which_it_lacks(toy, tmp_path):
+def test_a_named_benchmark_has_its_metrics_and_says_which_it_lacks(toy, unshown, tmp_path):
     config, _ = toy
     one = declaration.Named("narrow", "A test's.", corpora=("clips",), splits=("valid",),
                             given="tokens", metrics={"FD_e": "", "voice_R@1": ""},

@@ -3,10 +3,7 @@ says what is wrong."""
 
 import io
 import json
-import subprocess
-import sys
 import types
-from pathlib import Path
 
 import av
 import jax
@@ -32,10 +29,12 @@ from launch import generate as command
 from launch import training
 from launch.jobs import generate, samples, targets, video
 from launch.jobs.requests import run as requests_run
+from tests import commands
 from tests.checkpoint import fake_gcs
 from tests.systems.talker_tiny import random_params
 
-ROOT, store_of_buckets = Path(__file__).parents[2], fake_gcs.store
+store_of_buckets = fake_gcs.store
+pytestmark = pytest.mark.usefixtures("shared_avatars")
 TEXT = "My brother bought a big blue boat."
 SECONDS = 0.16  # a patch
 
@@ -460,9 +459,7 @@ def test_pieces_one_by_one_in_a_batch_and_streamed(trained, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_command_line(trained):
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "launch.generate", f"--workdir={trained}",
-                               *arguments], cwd=ROOT,
-                              capture_output=True, text=True)
+        return commands.run("generate", f"--workdir={trained}", *arguments)
     done = run(f"--text={TEXT}", "--task=tts", "--max_seconds=1.5", "--stream", "--steps=2",
                "--guidance=1")
     assert done.returncode == 0 and f"wrote {trained / 'sample.wav'}" in done.stdout, done.stderr

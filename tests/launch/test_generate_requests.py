@@ -24,8 +24,9 @@ from launch.jobs import generate, video
 from launch.jobs.requests import files as requests_files
 from launch.jobs.requests import live as live_several
 from launch.jobs.requests import run as requests_run
+from tests.systems.talker_tiny import random_params
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_avatars")]
 TEXT = "My brother bought a big blue boat."
 STREAMS = ("mel", "face", "head")
 
@@ -44,8 +45,7 @@ def trained(tmp_path_factory):
                   head_dim=dataset.features["head"].shape[-1]))
     c.data.dir = str(dataset.dir)
     training.write_run_files(c, folder / "run", dataset)
-    params = jax.tree.map(lambda x: np.float32(0.05) + x,
-                          jax.device_get(jax.jit(api.build(s).init)(jax.random.key(0))))
+    params = jax.tree.map(jax.numpy.asarray, random_params(api.build(s)))
     checkpoints = Checkpoints(folder / "run")
     checkpoints.save(0, {"params": params}, {"recipes": dataset.recipes})
     checkpoints.close()

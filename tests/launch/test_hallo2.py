@@ -23,6 +23,7 @@ from tests.golden_files import config as recorded_config
 from tests.golden_files import some, under
 from tests.systems.tavid_sound_tiny import random_params, tiny
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 LAYERS, WIDTH = 3, 32  # of the recorded wav2vec 2.0
 
 

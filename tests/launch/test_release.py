@@ -1,8 +1,6 @@
 """AV-Flow's release in its owners' layout: imported whole, then driven by sound and by tokens."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -22,6 +20,7 @@ from data_pipelines import decode, extract
 from data_pipelines.features.common import ctc
 from launch.jobs import generate, release
 from launch.training import RECIPES_FILE
+from tests import commands
 from tests.data_pipelines.ingest import code_trees as trees
 from tests.data_pipelines.ingest.reading import made as prepared
 from tests.data_pipelines.test_vocoder import SIZES, generator
@@ -29,6 +28,7 @@ from tests.golden_files import config as golden_config
 from tests.golden_files import some, under
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 RATE = 86.13281230  # as the published code writes it
 SECONDS = 1.5
 PARTNERS = {"monadic": {}, "dyadic": published.DYADIC, "photoreal": {"partner_token_dim": 29}}
@@ -267,8 +267,7 @@ def test_what_is_no_whole_release_leaves_nothing(what, message, tmp_path):
 
 
 def test_the_command_says_what_is_missing(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "launch.weights", "import", "--system=avflow",
-                          f"--folder={tmp_path}", f"--workdir={tmp_path / 'work'}"], cwd=ROOT,
-                         capture_output=True, text=True)
+    run = commands.run("weights", "import", "--system=avflow", f"--folder={tmp_path}",
+                       f"--workdir={tmp_path / 'work'}")
     assert run.returncode == 2 and "no network in the folder" in run.stderr
     assert run.stderr.count("\n") == 1 and not (tmp_path / "work").exists()

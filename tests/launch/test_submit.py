@@ -10,7 +10,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import types
 
 import pytest
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from avjax.errors import UserError
 from launch import submit, sweeps, targets
 from launch.targets import accelerators, environment, jobs, packaging
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -233,8 +233,7 @@ def test_mistakes_are_one_line(given, message):
 
 def run_submit(*arguments, path=None, cwd=ROOT):
     env = os.environ | {"PYTHONPATH": str(ROOT)} | ({"PATH": str(path)} if path else {})
-    return subprocess.run([sys.executable, "-m", "launch.submit", *arguments], cwd=cwd, env=env,
-                          capture_output=True, text=True)
+    return commands.run("submit", *arguments, cwd=cwd, env=env)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")

@@ -313,8 +313,6 @@ def test_training_on_two_processes_of_this_machine(tmp_path):
               "data.segment": 16, "mesh.data": 2, "train.steps": 2, "train.checkpoint_every": 2,
               "train.evaluate_every": 0, "train.log_every": 1, "train.peak_flops": 1e11}
     done = run_submit("--target=local", "--processes=2", "--devices=1",
-                      f"--env=XLA_FLAGS={os.environ.get('XLA_FLAGS', '')} "
-                      "--xla_backend_optimization_level=0",
                       "--config=configs/head_vae.py", "--seed=3", "--name=walk",
                       f"--workdir={tmp_path / 'run'}", f"--submissions={tmp_path}",
                       *(f"--config.{k}={v}" for k, v in values.items()))

@@ -21,6 +21,7 @@ from configs import puppets_ablations
 from eval.sweep import members
 from launch import ROOT, submit, sweep_record, sweeps, targets
 from launch.targets import jobs, local, processes
+from tests import commands
 
 JOB = """
 import os, pathlib, signal, sys, time
@@ -157,12 +158,11 @@ processes.run({command!r}, processes=1, environment={{}}, logs=pathlib.Path({str
 def test_as_a_command(tmp_path, monkeypatch):
     """One sweep at a time; a dry run writes nothing; a damaged record is one line."""
     (tmp_path / "run").mkdir()
-    command = [sys.executable, "-m", "launch.submit", "--target=local", f"--config={CONFIG}",
-               f"--workdir={tmp_path}/run", *(f"--sweep={axis}" for axis in SWEEP)]
 
     def submitted(*more):
-        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": str(ROOT)})
+        return commands.run("submit", "--target=local", f"--config={CONFIG}",
+                            f"--workdir={tmp_path}/run", *(f"--sweep={axis}" for axis in SWEEP),
+                            *more)
 
     done = submitted("--dry_run")
     assert done.returncode == 0 and done.stdout.count(f"--config={CONFIG}:shared") == 2, done.stderr

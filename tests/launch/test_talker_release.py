@@ -30,6 +30,7 @@ from tests.data_pipelines.test_tokenizer import SPECIAL, tiny_qwen
 from tests.encoders.test_wavlm_ecapa import write as write_voice
 from tests.golden_files import some, under
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 SIZES = dict(d_model=16, velocity_width=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
              d_ff=24, encoder_layers=1, encoder_heads=2, velocity_layers=1, velocity_heads=2,
              vocab=263, speaker_dim=24)  # the vocabulary's placeholders have no embedding

@@ -25,6 +25,7 @@ from tests.golden_files import relative_error, some, under
 from tests.systems import tavid_sound_tiny
 from tests.systems.tavid_sound_tiny import random_params
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 TOLERANCE = 1e-4
 
 

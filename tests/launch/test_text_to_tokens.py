@@ -78,7 +78,7 @@ def tokens_of(workdir, text=TEXT, language="", **settings):
     return generate.Avatar(workdir, **settings).prompt(text=text, language=language).given["tokens"]
 
 
-def test_a_text_is_spoken_with_learned_timing(workdir, tmp_path, capfd):
+def test_a_text_is_spoken_with_learned_timing(workdir, shared_avatars, tmp_path, capfd):
     files = generate.generate(workdir, out=tmp_path / "a", text=TEXT, save_latents=True)
     tokens_TC = np.load(files["tokens.npy"])
     assert files["tokens.npy"] == tmp_path / "a.tokens.npy" and tokens_TC.shape[1] == espeak.WIDTH

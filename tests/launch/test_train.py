@@ -18,6 +18,7 @@ from data_pipelines.store import dataset as store
 from data_pipelines.store.schema import Feature
 from launch import flags, training
 from launch.jobs import generate, stages
+from tests import commands
 from tests.launch.walks import FEATURES, TINY, config, write_clips
 from tests.workdirs import records, told
 
@@ -275,10 +276,6 @@ def test_config_files_that_cannot_be_used(tmp_path):
         flags.load_config("configs/head_vae.py", {"train.steps": "many"})
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "launch.train", *arguments]
-
-
 @pytest.mark.parametrize("arguments, words", [
     (["--config=configs/head_vae.py", "--config.train.stepz=3", "--workdir={}"],
      ["train.stepz", "train.steps"]),
@@ -288,8 +285,7 @@ def command(*arguments):
 ])
 def test_wrong_command_line_is_one_line_and_exit_code_2(tmp_path, arguments, words):
     workdir = tmp_path / "run"
-    done = subprocess.run(command(*(a.format(workdir) for a in arguments)), cwd=ROOT,
-                          capture_output=True, text=True)
+    done = commands.run("train", *(a.format(workdir) for a in arguments))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines(
         )) == 1 and done.stderr.startswith("error: ")
     assert all(word in done.stderr for word in words), done.stderr
@@ -297,9 +293,9 @@ def test_wrong_command_line_is_one_line_and_exit_code_2(tmp_path, arguments, wor
 
 
 def test_a_platform_without_its_plugin_is_one_line_before_anything_is_made(tmp_path):
-    done = subprocess.run(command("--config=configs/head_vae.py", f"--workdir={tmp_path / 'run'}"),
-                          cwd=ROOT, text=True, capture_output=True,
-                          env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    done = subprocess.run([sys.executable, "-m", "launch.train", "--config=configs/head_vae.py",
+                           f"--workdir={tmp_path / 'run'}"], cwd=ROOT, text=True,
+                          capture_output=True, env=os.environ | {"JAX_PLATFORMS": "cuda"})
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith(
         "error: JAX finds no such device; where: JAX_PLATFORMS=cuda") and not list(tmp_path.iterdir(
@@ -309,27 +305,21 @@ def test_a_platform_without_its_plugin_is_one_line_before_anything_is_made(tmp_p
 @pytest.mark.slow
 def test_command_stops_on_sigterm_with_75_and_goes_on(tmp_path):
     clips, workdir = write_clips(tmp_path / "clips").dir, tmp_path / "run"
-    arguments = command("--config=configs/head_vae.py", f"--workdir={workdir}",
-                        f"--config.data.dir={clips}",
-                        *(f"--config.{k}={v}" for k, v in TINY.items() if k != "train.steps"))
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "1",
-                        # fast to compile
-                        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
-                        "--xla_backend_optimization_level=0"}
-    process = subprocess.Popen([*arguments, "--config.train.steps=100000"], cwd=ROOT,
-                               stderr=subprocess.PIPE, env=env, text=True)
+    arguments = ("train", "--config=configs/head_vae.py", f"--workdir={workdir}",
+                 f"--config.data.dir={clips}",
+                 *(f"--config.{k}={v}" for k, v in TINY.items() if k != "train.steps"))
+    process = commands.start(*arguments, "--config.train.steps=100000")
     deadline = time.monotonic() + 500
     while len(records(workdir)) < 3:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 75
-    assert "signal SIGTERM: saved step" in errors
-    assert "Traceback" not in errors
+    done = process.wait()
+    assert done.returncode == 75
+    assert "signal SIGTERM: saved step" in done.stderr
+    assert "Traceback" not in done.stderr
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    done = subprocess.run([*arguments, f"--config.train.steps={saved + 2}"], cwd=ROOT,
-                          capture_output=True, text=True, env=env)
+    done = commands.run(*arguments, f"--config.train.steps={saved + 2}")
     assert done.returncode == 0, done.stderr
     assert f"resuming from step {saved}" in done.stderr and "done in" in done.stderr
     assert [r["step"] for r in told(workdir)] == list(range(1, saved + 3))

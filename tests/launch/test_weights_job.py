@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +21,7 @@ from avjax.weights.reader import read_checkpoint, read_state_dict
 from avjax.weights.torch_writer import write_torch_zip
 from configs import avflow_released, talker_0_6b
 from launch.jobs import weights
+from tests import commands
 from tests.golden_files import golden, under
 from tests.systems.talker_golden import golden_config
 from tests.systems.talker_golden import prepare as prepare_talker
@@ -236,9 +235,7 @@ def test_inspect_lists_every_array():
 
 
 def test_command_line_errors_are_one_line(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "launch.weights", "inspect",
-                          str(tmp_path / "absent.pt")],
-                         capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    run = commands.run("weights", "inspect", str(tmp_path / "absent.pt"))
     assert run.returncode == 2 and run.stderr.startswith("error: no such weights file")
     assert "Traceback" not in run.stderr
 
