@@ -62,10 +62,10 @@ def _file(item) -> str:
 
 def pytest_collection_finish():
     """Tracing makes millions of objects that count down to nothing by themselves: look for cycles
-    a tenth as often, and never among what is imported."""
+    more seldom by far, and never among what is imported."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 20)
+    gc.set_threshold(100_000, 10, 20)
     gc.enable()
 
 

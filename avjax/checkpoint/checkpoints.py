@@ -48,6 +48,9 @@ __all__ = ["BROKEN", "FOLDER", "Checkpoints", "Damaged", "host_bytes", "load", "
 
 BROKEN = "checkpoints_broken"
 _DISK_MARGIN = 1.2  # free space required before a save, in sizes of the state
+# Bytes (ours by choice): replicas write a share each of larger pieces. Of smaller ones the first
+# writes all, since each shape of a share is a program to compile before the first save.
+_SHARED = 1 << 20
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file it touches
 
@@ -81,6 +84,14 @@ def _restartable():
         yield
     except Unreadable as error:
         raise distributed.Restart(str(error)) from error
+
+
+def _writer() -> ocp.PyTreeCheckpointHandler:
+    """Orbax's own handler of trees, whose replicas share the writing of large pieces only."""
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED)
+    return ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=processes(),
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)))
 
 
 class Checkpoints:
@@ -122,7 +133,9 @@ class Checkpoints:
             multiprocessing_options=processes(),
             async_options=ocp.AsyncOptions(timeout_secs=max(1, int(self.save_seconds)),
                                            barrier_sync_fn=self._sync if several else None))
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {"state": _writer(),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes())}
+        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
 
     def _sync(self, *, key: str, timeout_ms: int) -> None:
         """Orbax's barrier between processes, called from its threads. While an error of this

@@ -4,6 +4,7 @@
 kept in config.optimizer.frozen_dtype.
 """
 
+import weakref
 from typing import Any
 
 import jax
@@ -19,9 +20,14 @@ from avjax.training.optimizer import Optimizer
 State = dict[str, Any]
 
 
+_SHAPES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # system -> its parameters'
+
+
 def abstract_params(system) -> Any:
-    """Shapes of a system's parameters, without computing them."""
-    return jax.eval_shape(system.init, jax.random.key(0))
+    """Shapes of a system's parameters, without computing them. Traced once a system."""
+    if system not in _SHAPES:
+        _SHAPES[system] = jax.eval_shape(system.init, jax.random.key(0))
+    return jax.tree.map(lambda x: x, _SHAPES[system])  # the caller's own tree
 
 
 def trainable_part(params: Any, optimizer: Optimizer) -> Any:
