@@ -3,7 +3,9 @@
 
 Writes OUT.mp4 (face with sound) and OUT.wav; speech alone is written as OUT.wav. Of a dialogue,
 also OUT.<name>.mp4 and OUT.<name>.wav of every speaker; OUT.mp4 then shows all side by side with
-the mixed sound. DIR may be in a bucket (gs://...). `--config=configs/X.py` means the workdir
+the mixed sound. All files of a request come together, and OUT.json last: the request, the settings
+and the names of its files, without which they are not all there. DIR may be in a bucket
+(gs://...). `--config=configs/X.py` means the workdir
 runs/<its name>. The inputs that a system takes are those of its `PromptBuilder`
 (data_pipelines/features/<system>/prompt.py), for instance:
 

@@ -23,6 +23,7 @@ from data_pipelines.prompting import Prompt
 from launch import data, schema
 from launch import flags as launch_flags
 from launch.jobs import live, targets, video
+from launch.jobs.requests import files
 
 ITERATIONS = 60  # of Griffin-Lim, where sound is kept
 Streams = dict[str, np.ndarray]
@@ -170,7 +171,9 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
              geometry: str = "", length_scale: float | None = None,
              token_temperature: float | None = None, save_latents: bool = False,
              **request) -> dict[str, pathlib.Path]:
-    """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`.
+    """Speaks one sentence, or a dialogue. Returns the files written, see `video.write`; OUT.json,
+    written when all of them are there, says what they were made from, as that of a file of requests
+    does (launch/jobs/requests).
 
     Args:
       out: path without extension; default WORKDIR/sample.
@@ -181,16 +184,19 @@ def generate(workdir, *, out=None, seed: int = 0, step: int | None = None, steps
 
     Raises UserError for unusable input, and for folders that hold nothing that speaks.
     """
-    avatar = Avatar(workdir, seed=seed, step=step, steps=steps, guidance=guidance,
-                    temperature=temperature, vocoder=vocoder, geometry=geometry,
-                    length_scale=length_scale, token_temperature=token_temperature)
+    settings = dict(seed=seed, step=step, steps=steps, guidance=guidance, temperature=temperature,
+                    vocoder=vocoder, geometry=geometry, length_scale=length_scale,
+                    token_temperature=token_temperature)
+    avatar, out = Avatar(workdir, **settings), pathlib.Path(out or pathlib.Path(workdir) / "sample")
     prompt = avatar.prompt(**request)
     say(prompt.remarks)
     streams = avatar.generate(prompt)
     if avatar.decoder.has_audio(streams):
         say([f"sound by {avatar.decoder.sound_by}"])
-    return video.write(pathlib.Path(out or avatar.workdir / "sample"), streams, avatar.decoder,
-                       prompt, save_latents)
+    paths = video.write(out, streams, avatar.decoder, prompt, save_latents)
+    files.keep(out.parent, out.name, {name: value for name, value in request.items() if value},
+               files.settings_of(workdir, settings), files=files.names_of(paths.values()))
+    return paths
 
 
 def stream(workdir, wanted: Sequence[targets.Target], *, seed: int = 0, step: int | None = None,

@@ -10,15 +10,16 @@ and of all together.
                                      they have one: for their renderer
     OUT.tokens.npy                   that a text became on the way
 
-The files of a dialogue last equally long, a whole number of pictures. Every file is written aside
-and renamed.
+The files of a dialogue last equally long, a whole number of pictures. All files of a request are
+written into a hidden folder, then moved to their places one after the other. OUT.json, the record
+of what was made before (launch/jobs/requests/files.py), is removed first and whoever asked for the
+request writes its own last: files without it are not all there.
 """
 
 import contextlib
 import pathlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ from avjax.storage import atomic
 from data_pipelines import decode
 from data_pipelines.media import write_media
 from data_pipelines.prompting import Prompt
+from launch.jobs.requests import files
 
 PEAK = 0.99  # loudest sample that is written
 Streams = Mapping[str, np.ndarray]
@@ -45,7 +47,34 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
       prompt: whose face is drawn, and the names of several speakers.
       latents: write the streams too, as OUT.npz.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with together(out) as inside:
+        paths = _write(inside, streams, decoder, prompt, latents)
+    return placed(out, paths)
+
+
+@contextlib.contextmanager
+def together(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Files OUT.* that come together: yields the path, without extension, that they are written to
+    meanwhile. After an error none is there, and what was there before still is."""
+    aside = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
+    aside.mkdir(parents=True)
+    try:
+        yield aside / out.name
+        files.record_file(out.parent, out.name).unlink(missing_ok=True)
+        for path in sorted(aside.iterdir()):
+            path.replace(out.with_name(path.name))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def placed(out: pathlib.Path, paths: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Where files are that were written by `together`."""
+    return {kind: out.with_name(path.name) for kind, path in paths.items()}
+
+
+def _write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: Prompt,
+           latents: bool) -> dict[str, pathlib.Path]:
     paths = {}
     if latents:
         paths["npz"] = suffixed(out, "npz")
@@ -55,7 +84,7 @@ def write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt: 
     if not decoder.family.heard:
         return paths
     if prompt.speakers:
-        return paths | write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
+        return paths | _write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
     streams, = decoder.speakers(streams)
     if not decoder.has_audio(streams):
         raise UserError("nothing was generated", where=prompt.task, expected="at least one frame",
@@ -139,9 +168,16 @@ def write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequen
       speakers: streams of each.
       names: of each, fit for files.
     """
+    with together(out) as inside:
+        paths = _write_dialogue(inside, speakers, names, decoder)
+    return placed(out, paths)
+
+
+def _write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequence[str],
+                    decoder: decode.Decoder) -> dict[str, pathlib.Path]:
     if not decoder.has_audio(speakers[0]):
-        raise UserError("nothing was generated", where=str(out), expected="at least one frame",
-                        found="0",
+        raise UserError("nothing was generated", where="the dialogue",
+                        expected="at least one frame", found="0",
                         hint="train longer, or write a longer script")
     rate, fps = decoder.sample_rate, decoder.fps
     sounds = [decoder.waveform(speaker) for speaker in speakers]
@@ -151,21 +187,15 @@ def write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequen
     count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)
     sounds = level([fitted(sound, round(count / fps * rate)) for sound in sounds])
     mix = np.sum(sounds, axis=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        files = [f"{name}.wav" for name in names] + ["wav"]
-        for file, sound in zip(files, [*sounds, mix], strict=True):
-            write_media.write_wav(aside / file, sound, rate)
-        if drawn:
-            films = [file.removesuffix("wav") + "mp4" for file in files]
-            writers = [write_media.Mp4Writer(aside / film, fps, sound, rate)
-                       for film, sound in zip(films, [*sounds, mix], strict=True)]
-            write_films(writers, [pictures for _, pictures in drawn])
-            files += films
-        return {file: (aside / file).replace(suffixed(out, file)) for file in files}
-    finally:
-        shutil.rmtree(aside)
+    heard = [f"{name}.wav" for name in names] + ["wav"]
+    for name, sound in zip(heard, [*sounds, mix], strict=True):
+        write_media.write_wav(suffixed(out, name), sound, rate)
+    films = [name.removesuffix("wav") + "mp4" for name in heard] if drawn else []
+    if films:
+        writers = [write_media.Mp4Writer(suffixed(out, name), fps, sound, rate)
+                   for name, sound in zip(films, [*sounds, mix], strict=True)]
+        write_films(writers, [pictures for _, pictures in drawn])
+    return {name: suffixed(out, name) for name in heard + films}
 
 
 def level(sounds: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -364,8 +364,10 @@ def test_four_tasks_from_one_checkpoint(trained, tmp_path, capsys):
             assert abs(media.probe(files["mp4"]).video.duration - len(sound) / rate) < 1 / 30
             assert abs(len(latents["motion"]) - len(latents["audio"])) <= 2
     assert sorted(p.suffix
-                  for p in tmp_path.iterdir()) == [".mp4"] * 3 + [".npz"] * 4 + [
+                  for p in tmp_path.iterdir()) == [".json"] * 4 + [".mp4"] * 3 + [".npz"] * 4 + [
                       ".wav"] * 4, "no leftovers"
+    record = json.loads((tmp_path / "tts.json").read_text())
+    assert record["files"] == ["tts.npz", "tts.wav"] and record["request"]["task"] == "tts"
     avatar = generate.Avatar(trained)
     dataset = store.open_dataset(avatar.config.data.dir)
     scored = Generator(avatar.system, batch_size=2, seed=0)
@@ -403,7 +405,8 @@ def test_a_workdir_in_a_bucket(workdir, parts, store_of_buckets, monkeypatch):
         temperature=None, vocoder="", geometry="", length_scale=None, token_temperature=None,
         stream=False, format="", save_latents=True, **dict.fromkeys(command.STREAM, -1), **values)))
     command.main([])
-    assert set(store_of_buckets) - before == {"bucket/run/sample.wav", "bucket/run/sample.npz"}
+    assert set(store_of_buckets) - before == {f"bucket/run/sample.{end}"
+                                              for end in ("json", "wav", "npz")}
     sound, rate = soundfile.read(io.BytesIO(store_of_buckets["bucket/run/sample.wav"][0]))
     assert rate == 24000 and len(sound) > 0
 

@@ -6,6 +6,7 @@ went in.
 """
 
 import json
+import pathlib
 from types import SimpleNamespace
 
 import cv2
@@ -29,6 +30,7 @@ from data_pipelines.media import write_media
 from data_pipelines.puppets import identities, render
 from launch import generate as command
 from launch.jobs import generate, samples, video
+from launch.jobs.requests import files
 
 SCRIPT = """Anna: I went home in the evening [Ben: yeah] and slept.
 Ben+: But I thought that we would play the piano.
@@ -184,7 +186,7 @@ def test_a_long_script_is_made_in_pieces_that_go_on(house, workdir, tmp_path, de
     made = generate.generate(workdir, script=str(workdir / "talk.txt"), portraits=files,
                              out=tmp_path / "talk", save_latents=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        f"talk.{n}" for n in ("npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav",
+        f"talk.{n}" for n in ("json", "npz", "wav", "mp4", "Anna.wav", "Anna.mp4", "Ben.wav",
                               "Ben.mp4")), "nothing is left over"
     said = capsys.readouterr().err
     assert "4 turns are made in 4 pieces" in said and "100%" not in said and "s made in" in said
@@ -345,6 +347,55 @@ def test_sound_does_not_run_away_from_the_pictures():
     assert sum(x.shape[1] for x in made) == streaming.mel_frames(202 * 50) > 50 * frames
     longer = next(x for x in made if x.shape[1] == frames + 1)
     np.testing.assert_array_equal(longer[:, -1], mel[:, -1], "the last frame is held")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def test_files_of_a_request_come_together(tmp_path, monkeypatch, decoder):
+    """Killed while one is drawn, or between two that are moved to their places: what is there is no
+    request that was made, neither the new one nor one that was made before."""
+    streams = {"mel": np.zeros((86, 2, 80)), "latents": np.zeros((25, 2, *LATENTS))}
+    prompt = prompting.Prompt("avatar", (), 0, "", speakers=("a", "b"))
+    out, request = tmp_path / "talk", {"text": "older"}
+    older = {f"talk.{n}": n for n in ("wav", "mp4", "a.wav", "a.mp4", "b.wav", "b.mp4")}
+    for name, text in older.items():
+        (tmp_path / name).write_text(text)
+    files.keep(tmp_path, "talk", request, {}, files=sorted(older))
+    made = {"request": request, "settings": {}}
+    assert files.done_before(tmp_path, "talk") == made
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_media.Mp4Writer, "add", killed)
+        patch.setattr(video.shutil, "rmtree", lambda *a, **k: None)  # nobody is left to do so
+        with pytest.raises(Killed):
+            video.write(out, streams, decoder, prompt)
+    assert files.done_before(tmp_path, "talk") == made
+    assert {n: (tmp_path / n).read_text() for n in older} == older
+    assert (tmp_path / ".talk.tmp").is_dir()
+
+    moved, replace = [], pathlib.Path.replace
+
+    def some(self, target):
+        if self.parent.name == ".talk.tmp":
+            moved.append(target)
+            if len(moved) > 2:
+                raise Killed
+        return replace(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pathlib.Path, "replace", some)
+        with pytest.raises(Killed):
+            video.write(out, streams, decoder, prompt, latents=True)
+    assert files.done_before(tmp_path, "talk") is None and len(moved) == 3
+    paths = video.write(out, streams, decoder, prompt, latents=True)
+    assert set(paths) == {"npz", "wav", "mp4", "a.wav", "a.mp4", "b.wav", "b.mp4"}
+    assert all(path.parent == tmp_path and path.is_file() for path in paths.values())
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths.values())
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch, decoder):

@@ -4,13 +4,33 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from avjax.errors import UserError
+from avjax.storage import atomic
 
 
 def record_file(out: pathlib.Path, name: str) -> pathlib.Path:
     return out / f"{name}.json"
+
+
+def settings_of(workdir, settings: Mapping[str, Any]) -> dict:
+    """For records: what a request was made with, of `launch.jobs.generate.Avatar`'s settings those
+    that were given."""
+    return {"workdir": str(pathlib.Path(workdir).absolute())} | {
+        name: value for name, value in settings.items() if value}
+
+
+def keep(out: pathlib.Path, name: str, request: Mapping, settings: Mapping, **told) -> None:
+    """Writes the record: "files", once they are all there, and what else is to be told."""
+    atomic.write(record_file(out, name), json.dumps(
+        {"request": request, "settings": settings} | told, default=str))
+
+
+def names_of(paths: Iterable[pathlib.Path]) -> list[str]:
+    """For "files" of a record."""
+    return sorted(path.name for path in paths)
 
 
 def done_before(out: pathlib.Path, name: str) -> dict | None:

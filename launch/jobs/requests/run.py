@@ -7,7 +7,6 @@ ends the job: no checkpoint, failing storage, a signal.
 
 import contextlib
 import itertools
-import json
 import pathlib
 import sys
 import traceback
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from avjax.errors import StorageError, UserError
 from avjax.inference.local import local_mesh
-from avjax.storage import atomic, failures
+from avjax.storage import failures
 from data_pipelines.live.parts import Settings
 from data_pipelines.prompting import Prompt
 from launch.jobs import generate, live, targets, video
@@ -55,8 +54,7 @@ def run(workdir, requests, out, *, share: tuple[int, int] = (0, 1), batch_size: 
     out.mkdir(parents=True, exist_ok=True)
     index, count = share
     own = dict(itertools.islice(wanted.items(), index, None, count))
-    made_by = {"workdir": str(pathlib.Path(workdir).absolute())} | {
-        name: value for name, value in settings.items() if value} | (
+    made_by = files.settings_of(workdir, settings) | (
         {"streamed": dict(streamed)} if streamed is not None else {})
     todo = {name: request for name, request in own.items()
             if files.done_before(out, name) != {"request": request, "settings": made_by}}
@@ -91,10 +89,8 @@ class Records:
         self.failed: dict[str, str] = {}
 
     def keep(self, name: str, **told) -> None:
-        """Beside the request and the settings: "files", once they are there, and what is to be
-        told."""
-        atomic.write(files.record_file(self.out, name), json.dumps(
-            {"request": self.requests[name], "settings": self._made_by} | told))
+        """See `files.keep`."""
+        files.keep(self.out, name, self.requests[name], self._made_by, **told)
 
     @contextlib.contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -175,7 +171,7 @@ def _write(avatar, prompts: Mapping[str, Prompt], records: Records, save_latents
                 paths = video.write(records.out / name, avatar.finish(prompts[name], made),
                                     avatar.decoder, prompts[name], save_latents)
                 records.keep(name, **_told(prompts[name]),
-                             files=sorted(path.name for path in paths.values()))
+                             files=files.names_of(paths.values()))
             bar.update()
 
 
