@@ -14,6 +14,7 @@ from avjax.weights.torch_writer import write_torch_zip
 from launch.jobs import weights
 from tests.golden_files import some, under
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
 SYSTEM = "avflow.text"
 
 

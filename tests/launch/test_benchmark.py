@@ -3,6 +3,8 @@
 import json
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from avjax.errors import UserError
@@ -10,6 +12,7 @@ from avjax.systems import benchmarking, registry
 from avjax.systems.api import build
 from avjax.systems.benchmarking import Options
 from avjax.training import timing
+from avjax.training.state import abstract_state
 from configs import head_vae
 from launch import flags
 from launch.jobs import benchmark, loading
@@ -18,9 +21,15 @@ from tests.systems.talker_tiny import random_params
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A machine of a known speed, and parameters for which nothing has to be compiled."""
+    """A machine of a known speed, and parameters and states for which nothing has to be
+    compiled."""
+    def zeros(system, optimizer, mesh, *, seed, ema):
+        return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
+                            abstract_state(system, optimizer, mesh, ema=ema))
+
     monkeypatch.setattr(benchmark, "matmul_rate", lambda: 1e11)
     monkeypatch.setattr(benchmarking, "fresh", random_params)
+    monkeypatch.setattr(timing, "init_state", zeros)
 
 
 def tiny():

@@ -22,6 +22,8 @@ from data_pipelines.store import dataset as store
 from launch import training
 from launch.jobs import evaluate, generate, weights
 
+pytestmark = pytest.mark.usefixtures("imports_on_one_device")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
