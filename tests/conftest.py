@@ -69,6 +69,18 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """Jobs of launch/training.py run on one device from here to the module's end. For tests of what
+    is learnt: seven more would be partitioned for, and waited for at every step."""
+    from launch import training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_mesh", lambda sizes, dcn=None, make=training.make_mesh: make(
+            sizes, jax.devices()[:1], dcn))
+        yield
+
+
 def _seconds() -> tuple[float, float]:
     """(wall, CPU of this process and of its children that have ended)."""
     times = os.times()

@@ -71,7 +71,7 @@ def test_layer(recorded, name):
     state = {k.removeprefix("sd/"): x for k, x in block.items() if k.startswith("sd/")}
     p = {prefix + k: weights.laid_out(k, x) for k, x in state.items()}
     inputs = [ours(block[f"in{k}"]) for k in range(4) if f"in{k}" in block]
-    out = MODULES[name](p, *inputs)
+    out = jax.jit(MODULES[name])(p, *inputs)
     for k, x in enumerate(out if isinstance(out, tuple) else (out,)):
         assert relative_error(theirs(x), block[f"out{k}"]) < 1e-4
 

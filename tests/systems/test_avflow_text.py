@@ -156,16 +156,17 @@ def test_steps_make_room_and_scales_change_length_and_spread():
     params, keys = tiny.params(NAME), jax.random.split(jax.random.key(0), 1)
     example = tiny.example(NAME, 9)
 
-    def spoken(**changes):
+    def speaker(**changes):
+        """(system, conditions, a function that speaks them)."""
         config = tiny.CONFIGS[NAME]()
         config.update(changes)
         system = api.build(config)
         conditions, _ = system.conditions(example)
         given = {n: np.asarray(v)[None] for n, v in conditions.items()}
-        [chunk] = system.steps("generate")(params, given, keys)
-        return system, given, chunk
+        return system, given, lambda: list(system.steps("generate")(params, given, keys))
 
-    system, given, chunk = spoken()
+    system, given, speak = speaker()
+    [chunk] = speak()
     count = int(chunk.streams["tokens_length"][0])
     assert chunk.streams["tokens"].shape == (1, count, 3)
     assert chunk.seconds == pytest.approx(count / system.config.frame_rate)
@@ -173,8 +174,10 @@ def test_steps_make_room_and_scales_change_length_and_spread():
     out = jax.jit(system.generate)(params, given, keys)
     assert out["tokens_length"][0] == count and not np.asarray(out["tokens"][0, count:]).any()
     np.testing.assert_allclose(out["tokens"][0, :count], chunk.streams["tokens"][0], atol=1e-4)
-    assert int(spoken(length_scale=2.0)[2].streams["tokens_length"][0]) == 2 * count
-    still, again = (spoken(temperature=0.0)[2].streams["tokens"] for _ in range(2))
+    [slow] = speaker(length_scale=2.0)[2]()
+    assert int(slow.streams["tokens_length"][0]) == 2 * count
+    speak = speaker(temperature=0.0)[2]
+    still, again = (chunk.streams["tokens"] for _ in range(2) for chunk in speak())
     np.testing.assert_array_equal(still, again)
     assert np.abs(still - chunk.streams["tokens"]).max() > 1e-2
 

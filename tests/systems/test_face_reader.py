@@ -39,7 +39,7 @@ def clip(rng, frames):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, one_device):
     """(workdir, dataset's folder) of a job."""
     folder, rng = tmp_path_factory.mktemp("reader"), np.random.default_rng(0)
     features = {"id": Feature((), "str", "name"),
@@ -57,11 +57,7 @@ def trained(tmp_path_factory):
     config = job.get_config()
     config.data.dir = str(folder / "data")
     config.update_from_flattened_dict(TINY)
-    one = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_mesh", lambda sizes, dcn=None,
-                      make=training.make_mesh: make(sizes, one))
-        training.run_training(config.lock(), folder / "job")
+    training.run_training(config.lock(), folder / "job")
     return folder / "job"
 
 

@@ -111,7 +111,7 @@ def faces(count, size=16, seed=0):
     return out
 
 
-def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path):
+def test_a_job_trains_it_and_the_codec_is_found_in_its_workdir(tmp_path, one_device):
     features = {"id": Feature((), "str", "name"),
                 "pictures": Feature((None, 16, 16, 3), "uint8", "pictures", rate=5.0)}
     clips = [{"id": f"c{i}", "pictures": faces(5 + i, seed=i)} for i in range(6)]

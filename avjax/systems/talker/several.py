@@ -48,6 +48,13 @@ def compiled(system: System, task: str) -> Compiled:
                     jax.jit(_place, donate_argnums=0))
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _repeated(given, state, rows):
+    """A batch of `rows` times the given and the state of one, none of which has slots to fill."""
+    empty = state | {"slots": jnp.zeros_like(state["slots"])}
+    return jax.tree.map(lambda a: jnp.repeat(a, rows, axis=0), (given, empty))
+
+
 def _place(batch, one, row):
     """A batch of given and state, with `one` (a batch of one) in a row of it."""
     return jax.tree.map(lambda a, b: a.at[row].set(b[0]), batch, one)
@@ -72,8 +79,7 @@ def stream(system: System, params: Params, utterances: Iterable[Utterance], task
         one = running[b].begin(programs, ready)
         if rows == 1:
             return one
-        fresh = batch or jax.tree.map(lambda a: jnp.repeat(a, rows, axis=0),
-                                      (one[0], one[1] | {"slots": jnp.zeros_like(one[1]["slots"])}))
+        fresh = batch or _repeated(*one, rows)
         return programs.place(fresh, one, b)
 
     while True:
