@@ -4,6 +4,8 @@
     cross_attention  queries on other keys, of which each row sees the first few
     attend           the formula, with an explicit mask or bias: caches, a handful of tokens, ALiBi
     attend_by_head   the same in little memory, for frozen encoders of long sound
+    by_head          the same on a CPU, with a bias made for each block of scores, where
+                     `keeps_in_cache`
 
 The kernels are in avjax.nn.attention_kernels and avjax.nn.fused_attention and must agree. Where the
 mesh splits time, avjax.nn.sequence runs them on every device's share.
@@ -24,7 +26,9 @@ from avjax.nn.attention_kernels import (
     attend,
     attend_by_head,
     block_length,
+    by_head,
     cross_kernel,
+    keeps_in_cache,
 )
 from avjax.nn.fused_attention import FUSED, choose, fused
 from avjax.nn.layers import matrix_units
@@ -32,7 +36,7 @@ from avjax.nn.sequence import split_attention
 from avjax.sharding.activations import num_shards, shard
 
 __all__ = ["FULL", "NEGATIVE", "Band", "Causal", "Full", "Mask", "attend", "attend_by_head",
-           "attention", "cross_attention"]
+           "attention", "by_head", "cross_attention", "keeps_in_cache"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +136,8 @@ def cross_attention(q_BTHK, k_BSHK, v_BSHK, *, lengths_B=None, kernel: str = "au
       q_BTHK, k_BSHK, v_BSHK: queries; keys and values.
       lengths_B: how many of its keys, from the first, a row sees; None = all.
       kernel: "dense" (all scores at once), "blocked" (blocks of queries: memory linear in T),
-        "cudnn" (fused, GPU, 16 bits), or "auto".
+        "by_head" (for a CPU: a head's blocks of queries one after the other, so that scores stay in
+        its cache), "cudnn" (fused, GPU, 16 bits), or "auto".
 
     Returns (batch, T, heads, head width) in q's dtype. Raises UserError for an unknown kernel.
     """

@@ -13,14 +13,17 @@ import numpy as np
 from einops import rearrange
 from jax import lax
 
+from avjax.nn import winograd
 from avjax.nn.layers import Dense, parameter
+from avjax.sharding.activations import active_mesh, platform
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nn.Module):
     """2-D convolution: kernel (k, k, in, out), bias; "same" padding unless `padding` gives (before,
-    after) for both axes. Parameters float32, product in `dtype`. Fresh kernels have variance
+    after) for both axes. Parameters float32, product in `dtype`; wide 3 x 3 kernels in float32 on a
+    CPU by avjax.nn.winograd. Fresh kernels have variance
     init_scale / fan_in."""
 
     features: int
@@ -43,9 +46,14 @@ class Conv(nn.Module):
 
     def __call__(self, x_NHWC):
         pad = self.padding or (self.size // 2, self.size // 2)
-        y = lax.conv_general_dilated(x_NHWC.astype(self.dtype), self.kernel.astype(self.dtype),
-                                     (self.stride, self.stride), (pad, pad),
-                                     dimension_numbers=LAYOUT)
+        x_NHWC, kernel = x_NHWC.astype(self.dtype), self.kernel.astype(self.dtype)
+        if (self.stride == 1 and pad == (1, 1) and kernel.dtype == jnp.float32
+                and platform() == "cpu" and active_mesh() is None
+                and winograd.takes(x_NHWC.shape[:3], kernel.shape)):
+            y = winograd.convolve(x_NHWC, kernel)
+        else:
+            y = lax.conv_general_dilated(x_NHWC, kernel, (self.stride, self.stride), (pad, pad),
+                                         dimension_numbers=LAYOUT)
         return y + self.bias.astype(self.dtype)
 
 

@@ -134,6 +134,19 @@ def fresh(system: api.System):
     return jax.jit(system.init)(jax.random.key(0))
 
 
+def drawn(system: api.System):
+    """Parameters of the right shapes, normal with variance 1 / inputs (norms' scales and biases
+    near 0): what is timed does not depend on values, and compiling the `init` of a large network
+    takes minutes on a CPU."""
+    rng = np.random.default_rng(0)
+
+    def one(shape):
+        deviation = (shape.shape[-1] / max(shape.size, 1)) ** 0.5 if len(shape.shape) > 1 else 0.02
+        return deviation * rng.standard_normal(shape.shape, np.float32)
+
+    return jax.tree.map(one, jax.eval_shape(system.init, jax.random.key(0)))
+
+
 def one_key() -> jax.Array:
     """The noise key of a single example."""
     return jax.random.split(jax.random.key(1), 1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.nn.attention import NEGATIVE, Band, Causal, Full, attention
-from avjax.nn.attention_kernels import softmax
+from avjax.nn.attention import NEGATIVE, Band, Causal, Full, attend, attention, cross_attention
+from avjax.nn.attention_kernels import HEAD_BLOCK, by_head, cross_kernel, softmax
 
 B, H, T, K = 2, 2, 75, 8
 
@@ -131,3 +131,45 @@ def test_softmax_that_keeps_its_reductions():
     ours, theirs = (jax.vjp(f, logits) for f in (softmax, jax.nn.softmax))
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
     np.testing.assert_allclose(ours[1](dy)[0], theirs[1](dy)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("queries", [70, HEAD_BLOCK + 45])
+def test_head_after_head_equals_dense(queries):
+    """Values and gradients: rows that see fewer keys, a bias of positions, blocks that do not
+    divide."""
+    keys = 90
+    q, k, v = (jax.random.normal(jax.random.key(i), (B, n, H, K))
+               for i, n in enumerate((queries, keys, keys)))
+    lengths = jnp.array([keys, 41])
+    slope = jnp.array([0.3, 0.05])
+
+    def bias(h, at_Q, at_S):
+        return -slope[h] * jnp.abs(at_Q[:, None] - at_S[None])
+
+    whole = jnp.stack([bias(h, jnp.arange(queries), jnp.arange(keys)) for h in range(H)])
+    seen = jnp.arange(keys) < lengths[:, None]
+
+    def run(function):
+        def scalar(q, k, v):
+            out = function(q, k, v)
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
+
+        (_, out), grads = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2),
+                                                     has_aux=True))(q, k, v)
+        return out, *grads
+
+    pairs = [([lambda q, k, v, kernel=kernel: cross_attention(q, k, v, lengths_B=lengths,
+                                                              kernel=kernel)
+               for kernel in ("by_head", "dense")]),
+             (lambda q, k, v: by_head(q, k, v, seen, bias),
+              lambda q, k, v: attend(q, k, v, seen[:, None, None], bias=whole, heads_inside=True))]
+    for ours, reference in pairs:
+        for made, expected in zip(run(ours), run(reference), strict=True):
+            np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_where_head_after_head_pays():
+    q = jax.ShapeDtypeStruct((B, 1024, H, K), np.float32)
+    assert cross_kernel(q, 2048) == "by_head"
+    assert cross_kernel(q, 32) == "dense"
+    assert cross_kernel(jax.ShapeDtypeStruct(q.shape, jnp.bfloat16), 2048) == "dense"

@@ -28,7 +28,7 @@ def _on_cpu() -> bool:
 def conv(x_BHWC, kernel, stride: int = 1, padding: int | None = None):
     """Correlation with a kernel; `padding` None keeps the size."""
     if (stride == 1 and padding is None and _on_cpu()
-            and winograd.takes(x_BHWC.shape[1:3], kernel.shape)):
+            and winograd.takes(x_BHWC.shape[:3], kernel.shape)):
         return winograd.convolve(x_BHWC, kernel)
     reach = kernel.shape[0] // 2 if padding is None else padding
     return lax.conv_general_dilated(x_BHWC, kernel, (stride, stride), [(reach, reach)] * 2,

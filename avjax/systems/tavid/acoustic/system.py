@@ -231,7 +231,7 @@ class System(api.System):
 def to_rows(x_BTS):
     """(B, T, S, ...) -> (B S, T, ...)."""
     x = jnp.moveaxis(jnp.asarray(x_BTS), 2, 1)
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # partners of one speaker are empty
 
 
 def from_rows(x_RTM, speakers: int):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from avjax.errors import UserError
-from avjax.nn.attention import NEGATIVE, attend
+from avjax.nn.attention import NEGATIVE, attend, by_head, keeps_in_cache
 from avjax.nn.embeddings import sinusoids
 from avjax.nn.layers import Dense, gelu
 from avjax.sharding.activations import num_shards
@@ -19,13 +19,20 @@ from avjax.systems.tavid.acoustic.config import Config
 from avjax.systems.tavid.acoustic.model import Inputs, Positions, Voice
 
 
+def slopes(heads: int):
+    """(H,) of ALiBi (Press et al. 2022): 2^(-8 h / H) for h = 1 .. H."""
+    return 2.0 ** (-8.0 * jnp.arange(1, heads + 1) / heads)
+
+
+def distance(at_Q, at_S):
+    """(Q, S) |i - j| of positions, and nothing where the key is the time frame, position 0."""
+    return jnp.where(at_S[None, :] == 0, 0, jnp.abs(at_Q[:, None] - at_S[None, :]))
+
+
 def alibi(heads: int, length: int):
-    """(H, N, N) added to the logits: -slope |i - j|, slopes 2^(-8 h / H) for h = 1 .. H (Press et
-    al. 2022), and nothing on the time frame as a key."""
-    slope_H = 2.0 ** (-8.0 * jnp.arange(1, heads + 1) / heads)
+    """(H, N, N) added to the logits: -slope |i - j|, and nothing on the time frame as a key."""
     at = jnp.arange(length)
-    distance_NN = jnp.where(at[None, :] == 0, 0, jnp.abs(at[:, None] - at[None, :]))
-    return -slope_H[:, None, None] * distance_NN
+    return -slopes(heads)[:, None, None] * distance(at, at)
 
 
 class VoiceboxLayer(nn.Module):
@@ -50,10 +57,16 @@ class VoiceboxLayer(nn.Module):
             self.skip = Dense(c.d_model, 2 * c.d_model, **kw)
 
     def __call__(self, x_BND, below_BND, bias_BHNN, valid_BN1):
+        """bias_BHNN: `alibi` with padding hidden; None: made head by head, on a CPU."""
         if self.upper:
             x_BND = self.skip(jnp.concatenate([x_BND, below_BND], axis=-1))
         q_BNHK, k_BNHK, v_BNHK = self.query(x_BND), self.key(x_BND), self.value(x_BND)
-        out_BNHK = attend(q_BNHK, k_BNHK, v_BNHK, bias=bias_BHNN, heads_inside=True)
+        if bias_BHNN is None:
+            slope_H = slopes(self.config.num_heads)
+            out_BNHK = by_head(q_BNHK, k_BNHK, v_BNHK, valid_BN1[..., 0] > 0,
+                               lambda h, at_Q, at_S: -slope_H[h] * distance(at_Q, at_S))
+        else:
+            out_BNHK = attend(q_BNHK, k_BNHK, v_BNHK, bias=bias_BHNN, heads_inside=True)
         x_BND = self.attention_norm(x_BND + self.project(out_BNHK.reshape(x_BND.shape))) * valid_BN1
         return self.mlp_norm(x_BND + self.mlp_out(gelu(self.mlp_in(x_BND)))) * valid_BN1
 
@@ -91,8 +104,10 @@ class VoiceboxNet(nn.Module):
         time_B1D = sinusoids(t_B, c.d_model // 2, 1000.0)[:, None].astype(self.dtype)
         h_BND = jnp.concatenate([time_B1D, h_BTD], axis=1)
         h_BND = self.norm((h_BND + self.positions(h_BND, valid_BN)) * valid_BN1)
-        hidden_BN = jnp.where(valid_BN > 0, 0.0, NEGATIVE)
-        bias_BHNN = alibi(c.num_heads, h_BND.shape[1]) + hidden_BN[:, None, None]
+        bias_BHNN = None
+        if not keeps_in_cache(h_BND, h_BND.shape[1]):
+            hidden_BN = jnp.where(valid_BN > 0, 0.0, NEGATIVE)
+            bias_BHNN = alibi(c.num_heads, h_BND.shape[1]) + hidden_BN[:, None, None]
 
         def body(layer, x_BND, below_BND):
             return layer(x_BND, below_BND, bias_BHNN, valid_BN1), x_BND

@@ -16,18 +16,20 @@ from avjax.systems.tavid.visual.config import UNITS_A_FRAME
 
 
 class Benchmark(benchmarking.Benchmark):
-    """The training step, then every speaker's video for one dialogue of each length."""
+    """The training step (batch 0: none), then every speaker's video for one dialogue of each
+    length."""
 
     options = Options(batch=4, frames=16, lengths=(64,), steps=0)  # 0 steps: the config's
 
     def cases(self, config, system: api.System, options: Options) -> Iterator[Case]:
         """See the base class."""
-        system = resized(config, options)
-        shapes = api.example_batch(system, batch=options.batch, time=0)
-        yield TrainStep(name=f"train step {options.batch} x {options.frames}", system=system,
-                        describe={"case": "train", "batch": options.batch,
-                                  "frames": options.frames, "stage": config.system.stage},
-                        batch=training_batch(system, shapes))
+        if options.batch:
+            system = resized(config, options)
+            shapes = api.example_batch(system, batch=options.batch, time=0)
+            yield TrainStep(name=f"train step {options.batch} x {options.frames}", system=system,
+                            describe={"case": "train", "batch": options.batch,
+                                      "frames": options.frames, "stage": config.system.stage},
+                            batch=training_batch(system, shapes))
         for frames in options.lengths:
             yield self.sample(config, frames, options.steps)
 
@@ -60,7 +62,7 @@ class Benchmark(benchmarking.Benchmark):
                         describe={"case": "sample", "frames": frames, "speakers": speakers,
                                   "steps": settings.steps},
                         parts={"ms_a_frame": frames * speakers / 1000}, function=system.generate,
-                        arguments=(benchmarking.fresh(system), conditions, benchmarking.one_key()))
+                        arguments=(benchmarking.drawn(system), conditions, benchmarking.one_key()))
 
 
 def resized(config, options: Options) -> api.System:

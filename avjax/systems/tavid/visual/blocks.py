@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
         return self.outputs(pair[..., 0, :] * gelu(pair[..., 1, :]))
 
 
-@functools.partial(nn.jit, static_argnums=(5,))  # tile
+@functools.partial(nn.jit, static_argnums=(5, 6))  # tile, blind
 class SpatialTransformer(nn.Module):
     """Self-attention that also sees the reference's tokens, face cross-attention, feed-forward, for
     each frame."""
@@ -99,7 +99,7 @@ class SpatialTransformer(nn.Module):
         self.feed_forward = FeedForward(C, self.dtype)
 
     def __call__(self, x_NhwC, face_BMK, reference_BTC=None, sees_reference_B=None,
-                 tile: bool = False):
+                 tile: bool = False, blind: int = 0):
         """-> (same shape, what the reference net writes: the tokens after the first norm, (N, T,
         C)).
 
@@ -109,27 +109,41 @@ class SpatialTransformer(nn.Module):
           sees_reference_B: 0 where a clip attends to itself alone.
           tile: folded frame i sees the reference of clip i modulo B, as published; with several
             clips that is often another clip's.
+          blind: the last clips, known in advance, which attend to themselves alone: `sees` is then
+            not looked at, and no scores are made that would be hidden.
         """
         N, h, w, _ = x_NhwC.shape
         x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
         normed_NTC = self.norm1(x_NTC)
-        kv = self.self_attention.keys_values(normed_NTC)
-        lengths = None
-        if reference_BTC is not None:
-            B = len(reference_BTC)
-            reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
-            if tile:
-                tiled = jnp.tile(reference, (N // B, 1, 1, 1, 1))
-                reference = fold_frames(tiled.reshape(B, N // B, *tiled.shape[1:]))
-            else:
-                reference = each_frame(reference, N // B)
-            kv = jnp.concatenate([kv, reference], axis=1)
-            if sees_reference_B is not None:
-                lengths = each_frame(jnp.where(sees_reference_B > 0, 2, 1) * h * w, N // B)
-        x_NTC = x_NTC + self.self_attention.attend(normed_NTC, kv, lengths)
+        if reference_BTC is None or blind == len(reference_BTC):
+            x_NTC = x_NTC + self.self_attention(normed_NTC)
+        else:
+            x_NTC = x_NTC + self.look(normed_NTC, reference_BTC, sees_reference_B, tile, blind)
         x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK.astype(self.dtype))
         x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
         return x_NhwC + rearrange(self.outputs(x_NTC), "N (h w) C -> N h w C", h=h), normed_NTC
+
+
+    def look(self, x_NTC, reference_BTC, sees_reference_B, tile: bool, blind: int):
+        """Self-attention that also sees the reference's tokens."""
+        attention, N, B = self.self_attention, len(x_NTC), len(reference_BTC)
+        T, F = x_NTC.shape[1], N // B
+        reference = attention.keys_values(reference_BTC.astype(self.dtype))
+        if tile:
+            tiled = jnp.tile(reference, (F, 1, 1, 1, 1))
+            reference = fold_frames(tiled.reshape(B, F, *tiled.shape[1:]))
+        else:
+            reference = each_frame(reference, F)
+        own = attention.keys_values(x_NTC)
+        if blind:
+            seeing = N - blind * F
+            both = jnp.concatenate([own[:seeing], reference[:seeing]], axis=1)
+            return jnp.concatenate([attention.attend(x_NTC[:seeing], both),
+                                    attention.attend(x_NTC[seeing:], own[seeing:])])
+        lengths = None
+        if sees_reference_B is not None:
+            lengths = each_frame(jnp.where(sees_reference_B > 0, 2, 1) * T, F)
+        return attention.attend(x_NTC, jnp.concatenate([own, reference], axis=1), lengths)
 
 
 @nn.jit
@@ -233,10 +247,13 @@ class TemporalTransformer(nn.Module):
             y = jnp.concatenate([by_position(before), y], axis=2)
         y = fold_frames(y)  # (B T, frames, C)
         position = sinusoids(jnp.arange(total), C).astype(self.dtype)
-        for norm, attention in ((self.norm1, self.attention1), (self.norm2, self.attention2)):
-            y = y + attention(norm(y) + position)
+        y = y + self.attention1(self.norm1(y) + position)
+        # of the frames before, only what the clip's see is needed from here on
+        seen = self.norm2(y) + position
+        kv = self.attention2.keys_values(seen)
+        y = y[:, skip:] + self.attention2.attend(seen[:, skip:], kv)
         y = y + self.feed_forward(self.norm3(y))
-        y_BTFC = shard(unfold_frames(y, B)[:, :, skip:], "batch", "time")
+        y_BTFC = shard(unfold_frames(y, B), "batch", "time")
         y_BFTC = shard(rearrange(y_BTFC, "B T F C -> B F T C"), "batch", "time")
         y_BFhwC = rearrange(y_BFTC, "B F (h w) C -> B F h w C", h=h)
         return x_NhwC + self.outputs(fold_frames(y_BFhwC))

@@ -39,6 +39,7 @@ class Mode:
       zeros: the number of zero frames in front of the clip where it does not.
       scaled: whether `motion_scale` acts.
       tile: folded frame i sees the reference of clip i modulo B, as published.
+      blind: how many of the last clips see no reference.
     """
 
     frames: int
@@ -47,6 +48,7 @@ class Mode:
     zeros: int
     scaled: bool
     tile: bool
+    blind: int = 0
 
 
 class Conditions(NamedTuple):
@@ -69,7 +71,7 @@ class Modes:
 
 
 def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
-          motion_frames: int) -> Modes:
+          motion_frames: int, blind: int = 0) -> Modes:
     """full: every temporal transformer runs and sees the motion frames; without a bank it sees zero
     frames instead.
 
@@ -81,7 +83,8 @@ def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
         raise UserError("unknown path of the denoiser", where="path", expected=" | ".join(PATHS),
                         found=repr(path))
     zeros = motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
-    seeing = Mode(frames, temporal, has_bank, 0 if has_bank else zeros, scaled=True, tile=tile)
+    seeing = Mode(frames, temporal, has_bank, 0 if has_bank else zeros, scaled=True, tile=tile,
+                  blind=blind)
     if path == "full":
         return Modes(seeing, seeing, seeing)
     if path == "published":
@@ -115,7 +118,7 @@ class Layer(nn.Module):
         else:
             self.resnet = first
         if p.attention:
-            self.spatial = part(SpatialTransformer, 5)(p.width, groups=c.groups,
+            self.spatial = part(SpatialTransformer, 5, 6)(p.width, groups=c.groups,
                                                        face_width=c.face_dim, **kw)
             self.motion = part(MotionTransformer)(p.width, p.motion_width, groups=c.groups,
                                                   token_width=c.motion_dim,
@@ -129,7 +132,8 @@ class Layer(nn.Module):
         x = (self.resnet_0 if self.middle else self.resnet)(x_NhwC, given.time_ND)
         if self.plan.attention:
             reference = None if bank_BRTC is None else bank_BRTC[:, 0]
-            x = self.spatial(x, given.face_BMK, reference, given.sees_reference_B, mode.tile)[0]
+            x = self.spatial(x, given.face_BMK, reference, given.sees_reference_B, mode.tile,
+                             mode.blind)[0]
             if given.motion_NMK is not None or self.is_initializing():
                 x = self.motion(x, self._tokens(given, x), mask_NTR,
                                 given.scale_NR if mode.scaled else None)
@@ -178,8 +182,7 @@ class Denoiser(nn.Module):
 
     def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None,
                  masks=None, motion_scale=None, reference_mask=None, temporal: bool = True,
-                 path: str = "full",
-                 tile_references: bool = False):
+                 path: str = "full", tile_references: bool = False, blind: int = 0):
         """-> velocity (B, F, h, w, C) float32.
 
         Args:
@@ -198,10 +201,13 @@ class Denoiser(nn.Module):
           path: see `modes`.
           tile_references: as published, frame i of the folded B F sees the reference of clip i
             modulo B.
+          blind: how many of the last clips have reference_mask 0, where that is known in advance
+            and no row is split over devices: no hidden scores are made of them.
         """
         c = self.config
         B, F = latents_BFhwC.shape[:2]
-        run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames)
+        run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames,
+                    blind)
 
         def every(x_B):
             return None if x_B is None else each_frame(x_B, F)
