@@ -9,8 +9,8 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.systems.api import build
+from avjax.systems.tavid.visual import blocks, regions, sampler
 from avjax.systems.tavid.visual import config as visual
-from avjax.systems.tavid.visual import regions, sampler
 from avjax.systems.tavid.visual.parts import windows
 from tests.systems.tavid_sound_tiny import example, random_params, tiny
 
@@ -109,3 +109,35 @@ def test_no_sound_has_tokens_of_zeros():
 def test_bad_regions_are_told(change, message):
     with pytest.raises(UserError, match=message):
         build(tiny(**change))
+
+
+def test_nothing_hidden_or_silent_is_computed_on_a_cpu(monkeypatch):
+    """What the prediction without conditions leaves out there changes nothing."""
+    config = tiny()
+    system, params = build(config), random_params(config)
+    given, _ = system.conditions(example(config))
+    one = {name: np.asarray(x)[None] for name, x in given.items()}
+    keys = jax.random.split(jax.random.key(1), 1)
+
+    def made():
+        return jax.jit(lambda: system.generate(params, one, keys)["latents"])()
+
+    ours = made()
+    monkeypatch.setattr(sampler, "platform", lambda: "tpu")
+    np.testing.assert_allclose(ours, made(), atol=1e-5)
+
+
+def test_a_feed_forward_layer_by_rows_is_the_layer():
+    layer = blocks.FeedForward(8, np.float32)
+    x = np.random.default_rng(0).standard_normal((8, blocks.CACHED_ROWS, 8), np.float32)
+    variables = layer.init(jax.random.key(0), x[:1])
+
+    def run(method):
+        def loss(variables, x):
+            return jnp.sum(jnp.sin(layer.apply(variables, x, method=method)))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(variables, x)
+
+    assert "scan" in str(jax.make_jaxpr(lambda x: layer.apply(variables, x))(x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+                 run("__call__"), run("product"))

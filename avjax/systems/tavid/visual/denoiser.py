@@ -39,7 +39,7 @@ class Mode:
       zeros: the number of zero frames in front of the clip where it does not.
       scaled: whether `motion_scale` acts.
       tile: folded frame i sees the reference of clip i modulo B, as published.
-      blind: how many of the last clips see no reference.
+      blind, mute: how many of the last clips see no reference, and have motion tokens of zeros.
     """
 
     frames: int
@@ -49,6 +49,7 @@ class Mode:
     scaled: bool
     tile: bool
     blind: int = 0
+    mute: int = 0
 
 
 class Conditions(NamedTuple):
@@ -71,7 +72,8 @@ class Modes:
 
 
 def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
-          motion_frames: int, blind: int = 0) -> Modes:
+          motion_frames: int, blind: int = 0,
+          mute: int = 0) -> Modes:
     """full: every temporal transformer runs and sees the motion frames; without a bank it sees zero
     frames instead.
 
@@ -84,7 +86,7 @@ def modes(path: str, frames: int, temporal: bool, tile: bool, has_bank: bool,
                         found=repr(path))
     zeros = motion_frames if path == "full" else PUBLISHED_ZERO_FRAMES
     seeing = Mode(frames, temporal, has_bank, 0 if has_bank else zeros, scaled=True, tile=tile,
-                  blind=blind)
+                  blind=blind, mute=mute)
     if path == "full":
         return Modes(seeing, seeing, seeing)
     if path == "published":
@@ -120,7 +122,7 @@ class Layer(nn.Module):
         if p.attention:
             self.spatial = part(SpatialTransformer, 5, 6)(p.width, groups=c.groups,
                                                        face_width=c.face_dim, **kw)
-            self.motion = part(MotionTransformer)(p.width, p.motion_width, groups=c.groups,
+            self.motion = part(MotionTransformer, 5)(p.width, p.motion_width, groups=c.groups,
                                                   token_width=c.motion_dim,
                                                   regions=tuple(c.regions), **kw)
         self.temporal = part(TemporalTransformer, 2)(p.width, c.heads, c.temporal_groups,
@@ -136,7 +138,8 @@ class Layer(nn.Module):
                              mode.blind)[0]
             if given.motion_NMK is not None or self.is_initializing():
                 x = self.motion(x, self._tokens(given, x), mask_NTR,
-                                given.scale_NR if mode.scaled else None)
+                                given.scale_NR if mode.scaled else None,
+                                mode.mute * mode.frames)
         if mode.temporal or self.is_initializing():
             x = self.temporal(x, mode.frames, self._before(x, bank_BRTC, mode))
         return self.resnet_1(x, given.time_ND) if self.middle else x
@@ -182,7 +185,8 @@ class Denoiser(nn.Module):
 
     def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None,
                  masks=None, motion_scale=None, reference_mask=None, temporal: bool = True,
-                 path: str = "full", tile_references: bool = False, blind: int = 0):
+                 path: str = "full", tile_references: bool = False, blind: int = 0,
+                 mute: int = 0):
         """-> velocity (B, F, h, w, C) float32.
 
         Args:
@@ -203,11 +207,12 @@ class Denoiser(nn.Module):
             modulo B.
           blind: how many of the last clips have reference_mask 0, where that is known in advance
             and no row is split over devices: no hidden scores are made of them.
+          mute: how many of the last clips have motion tokens of zeros, likewise.
         """
         c = self.config
         B, F = latents_BFhwC.shape[:2]
         run = modes(path, F, temporal, tile_references, banks is not None, c.motion_frames,
-                    blind)
+                    blind, mute)
 
         def every(x_B):
             return None if x_B is None else each_frame(x_B, F)

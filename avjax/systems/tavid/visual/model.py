@@ -90,10 +90,11 @@ class VisualNet(nn.Module):
                               == "published")
 
     def velocity(self, latents_BFhwC, reference_BhwC, t_B, banks, face_BNK, motion_BFMK,
-                 reference_mask, temporal: bool, place: Place = Place(), blind: int = 0):
-        """v of noisy latents; `motion` None and `temporal` False leave those modules out. `blind`:
-        see `Denoiser`. The reference's own latents are seen where config.reference_input says so, and zeros where
-        `reference_mask` hides it, as is what the locator found."""
+                 reference_mask, temporal: bool, place: Place = Place(), blind: int = 0,
+                 mute: int = 0):
+        """v of noisy latents; `motion` None and `temporal` False leave those modules out. `blind`,
+        `mute`: see `Denoiser`. The reference's own latents are seen where config.reference_input
+        says so, and zeros where `reference_mask` hides it, as is what the locator found."""
         c = self.config
         x = self.folded(latents_BFhwC)
         if c.reference_input:
@@ -109,7 +110,7 @@ class VisualNet(nn.Module):
             located = jnp.broadcast_to(located, (*x.shape[:2], *located.shape[2:]))
         out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,
                             mask_feature=located, masks=place.masks, temporal=temporal,
-                            path=c.path, blind=blind)
+                            path=c.path, blind=blind, mute=mute)
         out = unfold_frames(unfold(fold_frames(out), c.patch), len(latents_BFhwC))
         if c.predicts == "velocity":
             return out

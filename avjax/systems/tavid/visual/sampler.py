@@ -120,14 +120,17 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
     motion = None if tokens is None else jnp.concatenate([tokens[given] for _, _, given in mixed])
     sees = None if all(seen for _, seen, _ in mixed) else jnp.repeat(
         jnp.array([int(seen) for _, seen, _ in mixed]), N)
-    # on one CPU, predictions without the reference (they come last) make no scores that are hidden
+    # on one CPU, predictions without the reference or without sound (they come last) leave out what
+    # is hidden or zero
     alone = platform() == "cpu" and active_mesh() is None
     blind = N * sum(not seen for _, seen, _ in mixed) if alone else 0
+    mute = N * sum(not given for _, _, given in mixed) if alone and c.driver == "audio" else 0
 
     def predict(x_NFhwC, t):
         many = jnp.concatenate([x_NFhwC] * len(mixed))
         velocity = system.net.apply(variables, many, references, jnp.full((len(many),), t), banks,
-                                    face, motion, sees, temporal, place, blind, method="velocity")
+                                    face, motion, sees, temporal, place, blind,
+                                    mute, method="velocity")
         return jnp.tensordot(weights, velocity.reshape(len(mixed), *x_NFhwC.shape), axes=1)
 
     shape = (c.clip, *c.latent_size, c.latent_dim)
