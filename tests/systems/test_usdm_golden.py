@@ -9,6 +9,7 @@ import pytest
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.systems.tavid.acoustic import sampler
+from avjax.systems.tavid.acoustic import usdm as usdm_net
 from avjax.systems.tavid.acoustic.config import USDM_MEL, usdm
 from avjax.systems.tavid.acoustic.expand import expand, mel_frames
 from avjax.systems.tavid.acoustic.published import import_usdm, usdm_sizes
@@ -169,3 +170,25 @@ def test_other_weights_are_refused(arrays):
         prepare(arrays | {"sd/estimator.more.weight": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match="another network than the DiT.*block; expected: usdm"):
         prepare(arrays, block="dit")
+
+
+@pytest.mark.parametrize("arrays", FILES)
+def test_head_after_head_is_the_recorded_network(arrays, monkeypatch):
+    """Of more frames than the recordings have: what a CPU runs for real lengths."""
+    system, params = prepare(arrays)
+    rng, T = np.random.default_rng(0), 130
+    units = rng.integers(0, system.config.num_units, (1, T, 1), np.int32)
+    valid = (np.arange(T) < 101).astype(np.float32)[None]
+    x = rng.standard_normal((1, T, system.config.mel_dim), np.float32)
+
+    def run():
+        def velocity(params, x):
+            given = system.given(jnp.asarray(units), None, jnp.asarray(valid))
+            return system.velocity(params, x, jnp.full((1,), 0.3), given)
+
+        return jax.jit(velocity)(params, x)
+
+    assert usdm_net.keeps_in_cache(x, T)
+    ours = run()
+    monkeypatch.setattr(usdm_net, "keeps_in_cache", lambda *_: False)
+    assert relative_error(ours, run()) < 1e-5
