@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import conversations, hallo2, tavid, tavid_quickstart
+from configs import conversations, hallo2, tavid, tavid_benchmark, tavid_quickstart
 from launch.flags import load_config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,6 +40,7 @@ EXPERIMENTS = {
     "talker_two_stage": ("two", "single", "speech"),
     "hallo2": ("", *hallo2.VARIANTS),
     "tavid": ("", *tavid.VARIANTS),
+    "tavid_benchmark": ("", *tavid_benchmark.VARIANTS),
     "tavid_mapper": ("",),
     "tavid_quickstart": ("", *tavid_quickstart.VARIANTS),
     "vocoder": ("base", "full", "v2", "finetune"),

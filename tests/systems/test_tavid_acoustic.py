@@ -17,7 +17,7 @@ from avjax.systems.tavid.acoustic.expand import expand, mel_frames
 from avjax.systems.tavid.acoustic.system import from_rows, missing_span, to_rows
 from avjax.training.optimizer import make_optimizer
 from avjax.training.step import make_train_step
-from configs import base
+from configs import base, tavid_benchmark
 from data_pipelines.loading.loader import make_loader
 from data_pipelines.store.dataset import write_dataset
 from data_pipelines.store.schema import Feature
@@ -285,3 +285,8 @@ def test_the_published_block_has_its_own_limits():
     for field, value in (("num_layers", 3), ("prompt", False), ("window", 8), ("predict", "data")):
         with pytest.raises(UserError, match=f"config.system.{field}"):
             build(tiny(**{"block": "usdm", "window": 0} | {field: value}))
+
+
+def test_one_speaker_has_no_partners():
+    system = build(tavid_benchmark.get_config("voicebox").system)
+    assert "partner" not in jax.eval_shape(system.init, jax.random.key(0))["inputs"]
