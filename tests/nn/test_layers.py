@@ -17,6 +17,16 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def both_ways(f, dy, *args):
+    """(f(*args), *gradients of its product with dy), of one program."""
+    @jax.jit
+    def run(dy, *args):
+        y, pull = jax.vjp(f, *args)
+        return y, *pull(dy)
+
+    return run(dy, *args)
+
+
 def test_gelu_is_the_exact_one():
     x = jnp.linspace(-6, 6, 101)
     exact, approximate = (functools.partial(jax.nn.gelu, approximate=a) for a in (False, True))
@@ -35,10 +45,10 @@ def test_adaptive_norm_and_its_gradient(batch):
     def plain(x, beta, gamma):
         return jax.nn.standardize(x, epsilon=1e-6) * (1 + gamma) + beta
 
-    out, pull = jax.vjp(lambda *a: adaptive_norm(*a, 1e-6), x, beta, gamma)
-    reference, reference_pull = jax.vjp(plain, x, beta, gamma)
+    out, *grads = both_ways(lambda *a: adaptive_norm(*a, 1e-6), dy, x, beta, gamma)
+    reference, *reference_grads = both_ways(plain, dy, x, beta, gamma)
     np.testing.assert_allclose(out, reference, atol=1e-6)
-    for ours, theirs in zip(pull(dy), reference_pull(dy), strict=True):
+    for ours, theirs in zip(grads, reference_grads, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -58,7 +68,7 @@ def test_adaptive_norms_gradient_in_bfloat16_is_that_of_float32_rounded_once():
 def test_matmul_gradient():
     x, kernel, dy = (np.asarray(a, np.float64) for a in (normal(0, 2, 3, 4), normal(1, 4, 5),
                                                          normal(2, 2, 3, 5)))
-    dx, dkernel = jax.vjp(matmul, jnp.float32(x), jnp.float32(kernel))[1](jnp.float32(dy))
+    _, dx, dkernel = both_ways(matmul, *(a.astype(np.float32) for a in (dy, x, kernel)))
     np.testing.assert_allclose(dx, dy @ kernel.T, atol=1e-5)
     np.testing.assert_allclose(dkernel, np.einsum("bti,bto->io", x, dy), atol=1e-5)
 
@@ -69,17 +79,18 @@ def test_products_over_several_axes_and_their_gradients(dtype):
     rng = np.random.default_rng(0)
     x, kernel, dy = (rng.integers(-2, 3, shape).astype(np.float32) for shape in
                      ((2, 3, 4, 2), (4, 2, 5, 3), (2, 3, 5, 3)))
-    y, pull = jax.vjp(lambda x, kernel: matmul(x, kernel, 2), x.astype(dtype), kernel.astype(dtype))
+    y, dx, dkernel = both_ways(lambda x, kernel: matmul(x, kernel, 2),
+                               *(a.astype(dtype) for a in (dy, x, kernel)))
     for got, want in ((y, np.einsum("abhk,hkcd->abcd", x, kernel)),
-                      (pull(dy.astype(dtype))[0], np.einsum("abcd,hkcd->abhk", dy, kernel)),
-                      (pull(dy.astype(dtype))[1], np.einsum("abhk,abcd->hkcd", x, dy))):
+                      (dx, np.einsum("abcd,hkcd->abhk", dy, kernel)),
+                      (dkernel, np.einsum("abhk,abcd->hkcd", x, dy))):
         assert got.dtype == dtype
         np.testing.assert_array_equal(np.float32(got), want)
 
 
 def test_dense_takes_heads():
     dense, x = Dense((2, 3), 8), normal(0, 5, 4, 2)
-    params = dense.init(jax.random.key(1), x.reshape(5, 8))
+    params = jax.jit(dense.init)(jax.random.key(1), x.reshape(5, 8))
     np.testing.assert_allclose(dense.apply(params, x, heads=4),
                                dense.apply(params, x.reshape(5, 8)), atol=1e-6)
 
@@ -87,7 +98,7 @@ def test_dense_takes_heads():
 def test_dense_rows_add_up():
     dense = Dense((2, 3), 7)
     x = normal(0, 4, 7)
-    params = dense.init(jax.random.key(1), x)
+    params = jax.jit(dense.init)(jax.random.key(1), x)
     assert params["params"]["kernel"].shape == (7, 2, 3)
     parts = (dense.apply(params, x[:, :4], rows=slice(0, 4), bias=False)
              + dense.apply(params, x[:, 4:], rows=slice(4, None)))
@@ -98,8 +109,9 @@ def test_rotary_layouts_give_the_same_scores_and_depend_on_distance_only():
     q, k = normal(0, 1, 1, 6, 16), normal(1, 1, 1, 6, 16)
     order = halves_from_adjacent(16)
 
+    @functools.partial(jax.jit, static_argnums=(1, 2))
     def scores(first, pairs, reorder):
-        tables = rotary_tables(jnp.arange(first, first + 6), 16)
+        tables = rotary_tables(first + jnp.arange(6), 16)
         a, b = (rotate(x[..., order] if reorder else x, *tables, pairs) for x in (q, k))
         return jnp.einsum("bhqk,bhsk->bhqs", a, b)
 
@@ -133,11 +145,10 @@ def test_swiglu_is_the_same_of_many_tokens_and_of_few():
 
 def test_gated_product_and_its_gradient():
     pair, kernel, dy = (normal(0, 2, 3, 6), normal(1, 2, 3, 6)), normal(2, 6, 4), normal(3, 2, 3, 4)
-    ours, pull = jax.vjp(lambda *x: gated_matmul(swiglu, *x), pair, kernel)
-    plain, exact = jax.vjp(lambda pair, kernel: jax.nn.silu(pair[0]) * pair[1] @ kernel, pair,
-                           kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-                 (ours, *pull(dy)), (plain, *exact(dy)))
+    ours = both_ways(lambda *x: gated_matmul(swiglu, *x), dy, pair, kernel)
+    plain = both_ways(lambda pair, kernel: jax.nn.silu(pair[0]) * pair[1] @ kernel, dy, pair,
+                      kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
 
 
 def test_swiglu_of_16_bits_is_that_of_float32_rounded():
@@ -147,12 +158,8 @@ def test_swiglu_of_16_bits_is_that_of_float32_rounded():
     for dtype in (jnp.float32, jnp.bfloat16):
         net = SwiGLU(width=16, hidden=24, dtype=dtype)
 
-        @jax.jit
-        def run(params, x, dy, net=net):
-            y, pull = jax.vjp(net.apply, params, x)
-            return y, *pull(dy)
-
-        found.append(jax.tree.map(np.float32, run(params, x.astype(dtype), dy.astype(dtype))))
+        found.append(jax.tree.map(np.float32, both_ways(net.apply, dy.astype(dtype), params,
+                                                        x.astype(dtype))))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2**-6 * np.abs(b).max()),
                  found[1], found[0])
 

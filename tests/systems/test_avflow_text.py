@@ -39,10 +39,16 @@ def test_a_convolution_and_its_gradients_are_xlas(size, stride, padding):
         return lax.conv_general_dilated(x, kernel, (stride,), (padding,),
                                         dimension_numbers=("NWC", "WIO", "NWC"))
 
-    (out, pull), (expected, pull_expected) = jax.vjp(ours, x, kernel), jax.vjp(xlas, x, kernel)
+    dy = normal(*jax.eval_shape(xlas, x, kernel).shape)
+
+    @jax.jit
+    def run(x, kernel, dy):
+        both = (jax.vjp(f, x, kernel) for f in (ours, xlas))
+        return [(out, pull(dy)) for out, pull in both]
+
+    (out, grads), (expected, expected_grads) = run(x, kernel, dy)
     np.testing.assert_allclose(out, expected, atol=1e-5)
-    dy = normal(*expected.shape)
-    for a, b in zip(pull(dy), pull_expected(dy), strict=True):
+    for a, b in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
     # as planned for accelerators: XLA's own
     assert "conv_general_dilated" in str(jax.make_jaxpr(ours)(x.astype(jnp.bfloat16),
@@ -52,7 +58,7 @@ def test_a_convolution_and_its_gradients_are_xlas(size, stride, padding):
 def test_twice_the_frames_is_a_transposed_convolution():
     module, x = layers.ConvTranspose(3), normal(2, 5, 3)
     kernel, bias = normal(4, 3, 3), normal(3)
-    out = module.apply({"params": {"conv": {"kernel": kernel, "bias": bias}}}, x)
+    out = jax.jit(module.apply)({"params": {"conv": {"kernel": kernel, "bias": bias}}}, x)
     expected = np.zeros((2, 12, 3), np.float32)
     for i in range(5):
         for tap in range(4):  # frame 2 i + tap of a signal with one frame more at either end
@@ -63,28 +69,30 @@ def test_twice_the_frames_is_a_transposed_convolution():
 def test_gradients_are_those_of_finite_differences():
     with jax.enable_x64(True):
         x = jnp.asarray(np.concatenate([3 * normal(40), [-30.0, 0.0, 19.0, 25.0]]))
-        check_grads(layers.mish, (x,), order=1, modes=("rev",))
+        check_grads(jax.jit(layers.mish), (x,), order=1, modes=("rev",))
         np.testing.assert_allclose(layers.mish(x), x * jnp.tanh(jax.nn.softplus(x)), atol=1e-9)
     with jax.enable_x64(True):
         arguments = [jnp.asarray(x, float) for x in (normal(2, 3, 4), *normal(3, 4) / 2)]
         seed = jnp.array([1, 2], jnp.uint32)
-        check_grads(lambda *x: layers.snake_drop(*x, seed, 0.3), arguments, order=1, modes=("rev",),
-                    atol=1e-4, rtol=1e-4, eps=1e-4)
+        check_grads(jax.jit(lambda *x: layers.snake_drop(*x, seed, 0.3)), arguments, order=1,
+                    modes=("rev",), atol=1e-4, rtol=1e-4, eps=1e-4)
     norm, present = layers.GroupNormMish(4, 2), real(jnp.array([5, 3]), 6)
 
     def loss(params, x):
         y = norm.apply({"params": params}, x, present) * present[..., None]
         return jnp.sum(y * jnp.arange(1, 5))
 
-    check_grads(loss, ({"scale": 1 + normal(4) / 5, "bias": normal(4)}, normal(2, 6, 4)), order=1,
-                modes=("rev",), atol=2e-2, rtol=2e-2)
+    params = {"scale": 1 + normal(4) / 5, "bias": normal(4)}
+    check_grads(jax.jit(loss), (params, normal(2, 6, 4)), order=1, modes=("rev",), atol=2e-2,
+                rtol=2e-2)
 
 
 def test_a_group_norm_counts_the_frames_that_are_present():
     norm, x = layers.GroupNormMish(4, 2), normal(1, 6, 4)
     params = {"params": {"scale": normal(4), "bias": normal(4)}}
-    whole = norm.apply(params, x[:, :4], jnp.ones((1, 4)))
-    part = norm.apply(params, x, real(jnp.array([4]), 6))
+    apply = jax.jit(norm.apply)
+    whole, part = apply(params, x[:, :4], jnp.ones((1, 4))), apply(params, x, real(jnp.array([4]),
+                                                                                   6))
     np.testing.assert_allclose(part[:, :4], whole, atol=1e-5)
     a, b = (jax.nn.standardize(x[:, :4, i:i + 2].reshape(1, -1), epsilon=1e-5) for i in (0, 2))
     y = np.concatenate([v.reshape(1, 4, 2) for v in (a, b)], -1)
