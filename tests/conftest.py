@@ -11,6 +11,8 @@ from importlib import metadata
 
 gc.disable()  # until all tests are imported, see pytest_collection_finish
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A worker has a core: more threads of linear algebra would only spin while they wait for it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and subprocesses
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="avjax_test_xla_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
