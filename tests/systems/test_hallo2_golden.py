@@ -339,7 +339,7 @@ def test_kernels_agree():
     np.testing.assert_allclose(short[1],
                                attention.cross_attention(q[1:, :3], k[1:, :9], v[1:, :9])[0],
                                atol=1e-6)
-    for dtype, kernel in ((jax.numpy.bfloat16, "blocked"), (np.float32, "by_head")):  # on a CPU
+    for dtype, kernel in ((jnp.bfloat16, "blocked"), (np.float32, "by_head")):  # on a CPU
         assert attention_kernels.cross_kernel(jax.ShapeDtypeStruct((1, 4096, 8, 40), dtype),
                                               8192) == kernel
     with pytest.raises(UserError, match="dense | blocked"):
