@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -88,10 +89,13 @@ def _restartable():
 
 def _writer() -> ocp.PyTreeCheckpointHandler:
     """Orbax's own handler of trees, whose replicas share the writing of large pieces only."""
-    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED)
+    of = ocp.type_handlers
+    numbers = of.ScalarHandler()
     return ocp.PyTreeCheckpointHandler(
         multiprocessing_options=processes(),
-        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays)))
+        type_handler_registry=of.create_type_handler_registry(
+            (int, numbers), (float, numbers), (np.number, numbers), (np.ndarray, of.NumpyHandler()),
+            (jax.Array, of.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED))))
 
 
 class Checkpoints:
