@@ -107,22 +107,26 @@ class Benchmark(Base):
 
     def __init__(self, config, decoder, dataset, system, *, clips=None, full: bool = True):
         super().__init__(config, decoder, dataset, system, clips=clips, full=full)
-        if "motion" not in dataset.features:
+        self.has_faces = "motion" in dataset.features
+        if not self.has_faces and any(set(made) - {"voices"} for made in system.makes.values()):
             raise UserError("nothing to compare faces with", where=str(dataset.dir),
                             expected="a feature 'motion'", found=", ".join(dataset.features),
                             hint="extract with a face reader, or set no benchmark")
         if full and degradable(system, decoder):
             task = next(iter(self.models.values()))
             self.models |= {name: task for name in retrieval.DEGRADATIONS if name != "clean"}
-        self.parties = dataset.features["motion"].shape[1]
+        self.parties = dataset.features["motion" if self.has_faces else "mel"].shape[1]
         activity = getattr(config.evaluate, "activity", ENERGY)
         self.detector = None if activity == ENERGY else Detector.parse(
             activity, where="config.evaluate.activity")
         self.makes = {variant: system.makes[task] for variant, task in self.models.items()}
         self.streams = tuple(n for n in dict.fromkeys(("mel", *stream_names(system)))
                              if n in dataset.features)
-        self.fields = ("id", "text", "speakers", "motion", "voices", *self.streams)
-        if "latents" not in self.streams:  # of a system that makes no pictures
+        self.fields = tuple(n for n in ("id", "text", "speakers", "motion", "voices", *self.streams)
+                            if n in dataset.features)
+        if not self.has_faces:
+            self.baselines = ("truth",)
+        elif "latents" not in self.streams:  # of a system that makes no pictures
             self.baselines = tuple(b for b in self.baselines if b != "codec")
         self.rates = {name: feature.rate for name, feature in dataset.features.items()
                       if feature.rate}
@@ -194,7 +198,9 @@ class Benchmark(Base):
     # ---- data
 
     def _candidates(self, split):
-        """Examples whose faces are known."""
+        """Examples whose faces are known; all where none are."""
+        if not self.has_faces:
+            return super()._candidates(split)
         return np.flatnonzero(self.dataset.lengths(split, ("motion",))["motion"] > 0).tolist()
 
     def others(self, split: str, index: int, count: int) -> list[int]:
@@ -281,7 +287,8 @@ class Benchmark(Base):
 
     def read(self, example):
         streams = {k: example[k] for k in (*self.streams, "motion", "voices") if k in example}
-        return Conversation(self.decoder, streams, {AUDIO, MOTION}, **self._read_by)
+        return Conversation(self.decoder, streams, {AUDIO, MOTION} if self.has_faces else {AUDIO},
+                            **self._read_by)
 
     def baseline(self, variant: str, split: str, index: int) -> Conversation:
         truth = self.truth(split, index)
