@@ -6,6 +6,9 @@
   avjax weights import --system=NAME --file=FILE --workdir=DIR
   [--data=FEATURES]
   avjax weights import --system=avflow|talker|tavid.visual --folder=RELEASE --workdir=DIR
+  avjax weights import --system=units --file=NETWORK --centroids=FILE.npy --workdir=UNITS
+  [--layer=35] [--num_units=10000]
+  avjax weights export --workdir=UNITS|FEATURES --out=FILE.npy
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
 `export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
@@ -26,6 +29,10 @@ Diffusion 1.5's U-Net, or a folder with it and AnimateDiff's motion modules (doc
 (docs/talker.md) or Hallo2's (docs/tavid.md): the network (--file chooses among several), and beside
 it in WORKDIR all that reads what drives it and makes sound and pictures of its streams; then avjax
 generate needs nothing else.
+`--system=units` binds a speech network (XLS-R, HuBERT, WavLM, wav2vec 2.0; frozen, so it is kept as
+published) to the centroids of one of its layers, once both are read and fit: avjax extract
+--unit_encoder=UNITS then takes no other layer, and UNITS/centroids.npy begins the Motion Mapper's
+rows (docs/tavid.md). `export` to a .npy writes centroids, also those that extraction has fitted.
 """
 
 import itertools
@@ -35,11 +42,12 @@ import sys
 from absl import flags, logging
 
 from avjax.checkpoint.files import FOLDER
+from avjax.encoders.published import bound_units
 from avjax.errors import UserError
 from avjax.storage import lock
 from avjax.weights.reader import file_sha256
 from launch.flags import define_config, run
-from launch.jobs import release, weights
+from launch.jobs import release, units, weights
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by "
                                                "import.")
@@ -59,6 +67,12 @@ RELEASE = flags.DEFINE_string("folder", None, "A release as its owners lay it ou
                               "folder instead of --out (docs/talker.md).")
 SELECT = flags.DEFINE_string("select", None, "import: key of the weights inside the file (default: "
                                              "found).")
+CENTROIDS = flags.DEFINE_string("centroids", None, "import, --system=units: the published table "
+                                "(units, width), a .npy.")
+LAYER = flags.DEFINE_integer("layer", None, "import, --system=units: the layer that the centroids "
+                             "are of; default 35, TAVID's.", lower_bound=0)
+NUM_UNITS = flags.DEFINE_integer("num_units", None, "import, --system=units: how many centroids "
+                                 "there must be; default: as many as there are.", lower_bound=1)
 DATA = flags.DEFINE_string("data", None, "import: feature dataset whose recipes and codecs decode "
                            "the streams.")
 # import: the experiment; default that of our .safetensors, or the published one, sized
@@ -70,6 +84,14 @@ def _need(**values):
         if not value:
             raise UserError(f"--{name} is missing", hint="avjax weights --help lists "
                                                          "the three commands")
+
+
+def _refuse_beside(system, **values):
+    for name, value in values.items():
+        if value is not None:
+            raise UserError("a flag that this import does not take", where=f"--{name}",
+                            expected=f"none with --system={system}", found=str(value)[:40],
+                            hint="leave it out")
 
 
 def imported():
@@ -100,11 +122,25 @@ def main(command):
                                           average=AVERAGE.value)
                 return
             _need(workdir=WORKDIR.value, out=OUT.value)
+            if OUT.value.endswith(".npy"):
+                print(f"{OUT.value}: {units.take_out(WORKDIR.value, OUT.value)} centroids")
+                return
             with lock.hold(lock.beside(OUT.value), "the file", OUT.value):
                 count = weights.export(WORKDIR.value, OUT.value, step=STEP.value,
                                        average=AVERAGE.value)
             print(f"{OUT.value}: {count} arrays, sha256 {file_sha256(OUT.value)}")
+        case ["import"] if SYSTEM.value == units.NAME:
+            _need(file=FILE.value, centroids=CENTROIDS.value, workdir=WORKDIR.value)
+            _refuse_beside(SYSTEM.value, folder=RELEASE.value, data=DATA.value, select=SELECT.value,
+                           config=CONFIG.value)
+            layer = bound_units.LAYER if LAYER.value is None else LAYER.value
+            with lock.hold(lock.beside(WORKDIR.value), "the folder", WORKDIR.value):
+                print(f"{WORKDIR.value}: " + units.bring_in(
+                    FILE.value, CENTROIDS.value, WORKDIR.value, layer=layer,
+                    count=NUM_UNITS.value))
         case ["import"]:
+            _refuse_beside(SYSTEM.value, centroids=CENTROIDS.value, layer=LAYER.value,
+                           num_units=NUM_UNITS.value)
             _need(system=SYSTEM.value, workdir=WORKDIR.value,
                   **({} if RELEASE.value else {"file": FILE.value}))
             with lock.hold(lock.beside(WORKDIR.value), "the workdir", WORKDIR.value):

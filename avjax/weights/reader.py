@@ -124,6 +124,15 @@ def file_sha256(path: str | os.PathLike) -> str:
                                   d in digests.items()).encode()).hexdigest()
 
 
+def files_of(path: str | os.PathLike) -> list[str]:
+    """The files of a checkpoint, its index first where it has one. UserError: missing."""
+    path = os.fspath(path)
+    parts = list(_parts(path))
+    if os.path.isdir(path):
+        path = files.find_in_folder(path)[0]
+    return [path, *parts] if files.index_of(path) else parts
+
+
 def _parts(path: str) -> dict[str, set[str] | None]:
     """{file: the arrays that an index expects in it, None without an index}."""
     if os.path.isdir(path):

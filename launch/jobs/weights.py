@@ -169,7 +169,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
     `say` is told what of the file is left out, and which parameters are fresh.
     """
     folder = Path(workdir)
-    _check_free(folder)
+    check_free(folder)
     names = published(system, "--system")
     dataset = open_dataset(data) if data else None
     state = names.opened(file) if names.opened and not select else read_state_dict(file, select)
@@ -210,7 +210,7 @@ def import_file(system: str, file: str, workdir: str, *, config: ConfigDict | No
             write_run_files(config, temporary, dataset)
         else:
             (temporary / CONFIG_FILE).write_text(json.dumps(plain(config), indent=1))
-        _check_free(folder)  # a training may have begun in it meanwhile
+        check_free(folder)  # a training may have begun in it meanwhile
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -287,7 +287,8 @@ def exported_config(system: str, file: str) -> ConfigDict | None:
     return config
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """UserError unless nothing is there, or an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else ["a file"]
         raise UserError("the workdir is in use", where=str(folder),

@@ -35,6 +35,7 @@ from avjax.systems.tavid.acoustic.config import USDM_MEL
 from avjax.systems.tavid.visual.config import REGIONS
 from data_pipelines.declared import MaxBad, Option
 from data_pipelines.features.common import clips as common
+from data_pipelines.features.common import units as common_units
 from data_pipelines.features.common.painter import Painter
 from data_pipelines.features.tavid import conversations, frozen_encoders, sounding
 from data_pipelines.features.tavid.conversations import HOP, RATE
@@ -56,11 +57,12 @@ def extract(
                                          "evaluation")] = None,
     vocoder: common.Vocoder = None,
     unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
-                                        "random weights), or a wav2vec2-type checkpoint")] = "mel",
+                                        "random weights), or a wav2vec2-type checkpoint, or a folder "
+                                        "of avjax weights import --system=units")] = "mel",
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
-    layer: Annotated[int, Option("of the checkpoint")] = 35,
+    layer: common_units.Layer = None,
     tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
                                   "vocab.txt")] = "characters",
     scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
@@ -104,6 +106,7 @@ def extract(
         the codebook, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
+    unit_encoder, centroids, layer = common_units.chosen(unit_encoder, centroids, layer)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = conversations.speaker_prefixes(clips)

@@ -35,11 +35,12 @@ def extract(
     clips_dir, out_dir, *,
     unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
                                         "random weights), or a checkpoint: wav2vec 2.0, XLS-R, "
-                                        "HuBERT, WavLM")] = "mel",
+                                        "HuBERT, WavLM, or a folder of avjax weights import "
+                                        "--system=units")] = "mel",
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
-    layer: Annotated[int, Option("of the checkpoint")] = 35,
+    layer: common_units.Layer = None,
     normalise: Annotated[str, Option("whether the checkpoint hears every utterance at zero mean "
                                      "and unit variance; auto: as it was trained, where its file "
                                      "says, else those with layer norm in every convolution do",
@@ -70,6 +71,8 @@ def extract(
     if like and centroids:
         raise UserError("centroids twice", where="--like and --centroids",
                         expected="one of the two", found="both", hint="leave one out")
+    unit_encoder, centroids, layer = common_units.chosen(unit_encoder, centroids, layer,
+                                                         like=bool(like))
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     common.require(clips, ("audio",), "prepare clips with sound")
