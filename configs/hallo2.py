@@ -8,6 +8,7 @@ Prepare:    avjax weights import --system=tavid.visual --folder=pretrained_model
             avjax extract --features=tavid --clips=DIR --out=DATA --vae=sd-vae-ft-mse.safetensors \\
                 --audio_encoder=wav2vec2-base-960h --size=512 --max_seconds=10 \\
                 --face_embeddings=FOLDER [--audio_tokens=net.pth]
+            (or --face_embeddings=clips, of clips prepared with --face_embeddings=512)
 Run:        avjax train --config=configs/hallo2.py:appearance --config.data.dir=DATA \\
                 --workdir=runs/hallo2/appearance \\
                 --config.train.init_from=WORKDIR of Stable Diffusion and AnimateDiff, imported

@@ -5,6 +5,8 @@ Prepare:    avjax prepare --dataset=seamless --source=SEAMLESS --out=DIR --size=
             avjax extract --features=tavid --clips=DIR --out=DATA \\
                 --unit_encoder=xlsr2_1b_v2.pt --centroids=kmeans_10k.npy --tokens=vocab.txt \\
                 --vae=sd-vae-ft-mse.safetensors --size=512 --max_seconds=10
+            (the two first files may be one folder that avjax weights import --system=units has
+            checked: --unit_encoder=UNITS)
             (10 seconds: a record holds all frames of its piece; vocab.txt is bert-base-uncased's)
             Of any dialogues with sound, script and pictures (docs/corpora.md). :mapper regresses
             what clips have as a face code: for Seamless' 128 numbers, which --movement brings,

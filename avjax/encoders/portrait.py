@@ -138,8 +138,8 @@ def beside(path: str | os.PathLike) -> pathlib.Path:
 
 
 def read(path: str | os.PathLike, width: int = GIVEN_WIDTH) -> np.ndarray:
-    """(F,) float32 of a .npy file that holds (F,) or (1, F). UserError: missing, no array, another
-    width, not finite."""
+    """(F,) float32 of a .npy file that holds (F,), or (T, F) of several pictures of one person, of
+    which it is the mean. UserError: missing, no array, another width, not finite."""
     where = os.fspath(path)
     if not os.path.isfile(path):
         raise UserError("no face embedding", where=where,
@@ -151,14 +151,14 @@ def read(path: str | os.PathLike, width: int = GIVEN_WIDTH) -> np.ndarray:
         raise UserError("unreadable face embedding", where=where, expected="a .npy file",
                         found=str(error),
                         hint="save it again with numpy.save") from error
-    vector = x.dtype.kind in "fiu" and x.size == max(x.shape, default=0)
-    x_F = np.asarray(x, np.float32).reshape(-1) if vector else None
-    if x_F is None or len(x_F) != width or not np.isfinite(x_F).all() or not x_F.any():
+    fits = x.dtype.kind in "fiu" and x.ndim in (1, 2) and x.size and x.shape[-1] == width
+    x_TF = np.asarray(x, np.float32).reshape(-1, width) if fits else None
+    if x_TF is None or not np.isfinite(x_TF).all() or not x_TF.any(1).all():
         raise UserError("not a face embedding of this model", where=where,
                         expected=f"{width} finite numbers, not all zero",
                         found=f"{x.dtype} {x.shape}", hint="use the recogniser that the model was "
                                                            "trained with")
-    return x_F
+    return x_TF.mean(0)
 
 
 def from_recipe(recipe: dict, arrays: dict[str, np.ndarray] | None,

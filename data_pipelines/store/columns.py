@@ -13,6 +13,8 @@ from data_pipelines.store.schema import MENDED, Feature
 
 PREFIXES = ("", "partner_", "partner2_", "partner3_")  # of the columns of each speaker
 
+FACE_EMBEDDING = "face_embedding"
+
 # Of the poses of named corpora, for `pose_z`: one for all, so that they can be mixed. Ours: about
 # 10 degrees either way, and how far seated people move, in face widths.
 POSE = {"mean": np.array([1, 0, 0, 0, 0, 0, 0], np.float32),
@@ -33,10 +35,15 @@ def of_dialogue() -> dict[str, Feature]:
             "side": Feature((), "str", "which of the events' speakers is self: 0 or 1")}
 
 
+def of_face(width: int) -> Feature:
+    """The column of a recogniser's face embeddings."""
+    return Feature((width,), "float32", "the face, by a recogniser of the user's, as it was given")
+
+
 def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"],
                pictures: int | None = None, landmarks: int | None = None,
                face: int | None = None, pose: bool = False, activity: bool = False,
-               pose_z: bool = False, words: bool = True,
+               pose_z: bool = False, words: bool = True, face_embedding: int | None = None,
                rate: float = rates.VIDEO) -> dict[str, Feature]:
     """The columns of one speaker.
 
@@ -50,6 +57,7 @@ def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"
       pose_z: of the head, by POSE, as features are made of it.
       activity: where the speaker speaks.
       words: of the speaker, with their times.
+      face_embedding: numbers of a recogniser's.
       rate: of pictures, landmarks, face and pose, Hz.
     """
     out = {"speaker": Feature((), "str", "the speaker's name"),
@@ -69,6 +77,8 @@ def of_speaker(prefix: str = "", *, audio: int | None = mel.RECIPE["sample_rate"
                                    "and y down in the picture", "sides of the crop", rate)
     if face:
         out["face"] = Feature((None, face), "float32", "face code", "", rate)
+    if face_embedding:
+        out[FACE_EMBEDDING] = of_face(face_embedding)
     if pose:
         out["pose"] = Feature((None, 7), "float32", "head: quaternion wxyz, translation x right, "
                               "y up, z away", "face widths", rate)

@@ -57,7 +57,7 @@ def extract(
                                          "evaluation")] = None,
     vocoder: common.Vocoder = None,
     unit_encoder: Annotated[str, Option("mel (k-means of mel frames), random (of a network with "
-                                        "random weights), or a wav2vec2-type checkpoint, or a folder "
+                                        "random weights), a wav2vec2-type checkpoint, or a folder "
                                         "of avjax weights import --system=units")] = "mel",
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "

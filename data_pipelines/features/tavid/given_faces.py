@@ -1,7 +1,8 @@
 """Face embeddings that a recogniser of the user's has made (insightface's 512 numbers): of the
 clips' own column, or of files.
 
-    --face_embeddings=clips     the column `face_embedding` (F,) of every speaker
+    --face_embeddings=clips     the column `face_embedding` (F,) of every speaker, which
+                                avjax prepare --face_embeddings writes
     --face_embeddings=FOLDER    FOLDER/SPEAKER.face.npy, or FOLDER/CLIP.face.npy of a clip of one
                                 speaker, which comes first
 """
@@ -13,8 +14,9 @@ import numpy as np
 from avjax.encoders import portrait
 from avjax.errors import UserError
 from data_pipelines.store import dataset as store
+from data_pipelines.store.columns import FACE_EMBEDDING as COLUMN
 
-COLUMN, CLIPS, SUFFIX = "face_embedding", "clips", ".face.npy"
+CLIPS, SUFFIX = "clips", ".face.npy"
 
 
 class GivenFaces:
@@ -40,7 +42,7 @@ class GivenFaces:
                             expected=f"a folder of SPEAKER{SUFFIX} or CLIP{SUFFIX}, or clips",
                             found="a folder of others" if self._folder.is_dir() else "no folder")
         self._names = {path.name for path in found}
-        self.width = int(np.load(found[0], allow_pickle=False, mmap_mode="r").size)
+        self.width = np.load(found[0], allow_pickle=False, mmap_mode="r").shape[-1]
 
     def __call__(self, clip, speakers) -> np.ndarray:
         """(S, F) float32. Raises store.Unusable for a speaker without one, UserError for one of

@@ -77,6 +77,7 @@ def prepare(
                                           above=0)] = LIMITS.enlarged,
     least_light: Annotated[float, Option("darkest face of --filter, mean grey of 255",
                                          least=0)] = LIMITS.light,
+    face_embeddings: recordings.FaceEmbeddings = 0,
     parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes OUT/clips; returns the summary that it also prints and writes to OUT/summary.json.
@@ -95,7 +96,8 @@ def prepare(
     out = pathlib.Path(out)
     options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only,
                "max_seconds": max_seconds, "components": components, "size": size,
-               "landmarks": landmarks, "filter": None, "trim_silence": trim_silence}
+               "landmarks": landmarks, "filter": None, "trim_silence": trim_silence,
+               "face_embeddings": face_embeddings or None}
     if trim_silence:
         voice_activity.Detector.parse(trim_silence, where="--trim_silence")
     if landmarks:
@@ -184,7 +186,8 @@ def _changes(source, out: pathlib.Path, found: dict,
         return {}, {}
     read_ns = (out / "summary.json").stat().st_mtime_ns  # see _make_clips
     now = {}
-    for item in recordings.find(source, speaker):
+    faces = bool(found["options"].get("face_embeddings"))
+    for item in recordings.find(source, speaker, faces=faces):
         for path in item.files:
             place = item.place(path)
             known = place in before and before[place] | {"read_ns": read_ns}
@@ -223,7 +226,7 @@ def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, pa
                 progress: bool, detect) -> dict:
     """Decodes what `out` does not hold decoded yet, and writes the clips to `into`."""
     options, began = options | {"source": str(pathlib.Path(source).resolve())}, time.time_ns()
-    sources = recordings.find(source, options["speaker"])
+    sources = recordings.find(source, options["speaker"], faces=bool(options["face_embeddings"]))
     out.mkdir(parents=True, exist_ok=True)
     cache = out.absolute() / DECODED
     check = functools.partial(_checked, cache, options, detect)
@@ -285,14 +288,17 @@ def _checked(cache: pathlib.Path, options: dict, detect, item: recordings.Source
     if options["landmarks"]:
         limits = options["filter"] and filters.Limits(**options["filter"])
         seen = {"landmarks": options["landmarks"], "limits": limits}
-    trim = options["trim_silence"]
+    trim, width = options["trim_silence"], options["face_embeddings"]
     key = recordings.fingerprint(contents, options["size"], options["audio_only"],
                                  recordings.CHECKS, *([options["landmarks"], options["filter"]]
-                                                      if seen else []), *filter(None, [trim]))
+                                                      if seen else []),
+                                 *filter(None, [trim, width]))
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
         return json.loads(refusal.read_text()), contents
     try:
+        if width:
+            recordings.read_face(item.face, width, item.files[0])
         return recordings.cached(item, cache, key, size=options["size"], detect=detect,
                                  audio_only=options["audio_only"], trim=trim, **seen), contents
     except Exception as error:

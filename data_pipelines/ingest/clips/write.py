@@ -12,7 +12,7 @@ from data_pipelines.ingest.common import recordings
 from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.store import dataset as store
-from data_pipelines.store.columns import identity_of
+from data_pipelines.store.columns import FACE_EMBEDDING, identity_of, of_face
 from data_pipelines.store.schema import Feature
 
 FIT_FRAMES = 1200  # face crops that a codec is fitted on, spread evenly
@@ -28,7 +28,7 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
       pieces: of holdout.plan.
       options: of prepare.
     """
-    with_face = not options["audio_only"]
+    with_face, width = not options["audio_only"], options["face_embeddings"]
     codecs = None
     if with_face:
         stored, faces_of = _fit(paths, pieces, options)
@@ -49,6 +49,8 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
                 row |= {"face": faces_of[item.speaker].encode(recording.crops[a:b]),
                         "pose": recording.pose[a:b],
                         "pose_z": (recording.pose[a:b] - pose["mean"]) / pose["std"]}
+            if width:
+                row[FACE_EMBEDDING] = recordings.read_face(item.face, width, item.files[0])
             if recording.landmarks is not None:
                 row["landmarks"] = recording.landmarks[a:b]
             yield row
@@ -61,7 +63,8 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
         out, name="clips", description="A user's own recordings, made by avjax prepare "
                                        "--dataset=clips.",
         features={k: f for k, f in columns(options["components"], options["landmarks"]).items()
-                  if with_face or k not in _FACE_COLUMNS},
+                  if with_face or k not in _FACE_COLUMNS}
+        | ({FACE_EMBEDDING: of_face(width)} if width else {}),
         splits={split: examples(split) for split in pieces}, recipes=recipes,
         codecs=codecs,
         totals={split: len(part) for split, part in pieces.items()}, progress=progress)

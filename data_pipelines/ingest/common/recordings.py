@@ -3,8 +3,9 @@
 A recording is a video with its sound: the sound track inside, or a sound file of the same name
 beside it, which wins (`talk.mp4` + `talk.wav`; `talk_video.mp4` + `talk_audio.wav` and
 `video_talk.mp4` + `audio_talk.wav` pair too, and so do `talk/video.mp4` + `talk/audio.wav`, by the
-folder's name). `talk.txt` beside them is its transcript. The first folder below the source is the
-speaker; a file directly in the source is a speaker of its own.
+folder's name). `talk.txt` beside them is its transcript, `talk.face.npy` a recogniser's embedding
+of the face, `SPEAKER.face.npy` in the source that of all of a speaker's recordings. The first
+folder below the source is the speaker; a file directly in the source is a speaker of its own.
 """
 
 import collections
@@ -18,15 +19,17 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import av
 import numpy as np
 
-from avjax.encoders import voice_activity
+from avjax.encoders import portrait, voice_activity
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.storage import atomic
 from data_pipelines import media
+from data_pipelines.declared import Option
 from data_pipelines.ingest.common.recording import (
     FPS,
     MIN_SECONDS,
@@ -48,6 +51,11 @@ AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "s
                 "dtype": "int16"}
 
 
+FaceEmbeddings = Annotated[int, Option(
+    "take a recogniser's face embeddings, NAME.face.npy beside a recording or SPEAKER.face.npy in "
+    "the source, of so many numbers (insightface: 512); 0: do not", least=0)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Files that make one recording."""
@@ -58,10 +66,11 @@ class Source:
     audio: pathlib.Path | None  # None: the video's own track
     text: pathlib.Path | None
     root: pathlib.Path = pathlib.Path()  # the folder that was searched
+    face: pathlib.Path | None = None  # its embedding, where it was asked for
 
     @property
     def files(self) -> list[pathlib.Path]:
-        return [p for p in (self.video, self.audio, self.text) if p is not None]
+        return [p for p in (self.video, self.audio, self.text, self.face) if p is not None]
 
     def place(self, path: pathlib.Path) -> str:
         """Where one of the files is, below the folder that was searched."""
@@ -93,8 +102,9 @@ def fingerprint(contents: dict[str, dict], *options) -> str:
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
 
-def find(folder, speaker: str | None = None) -> list[Source]:
-    """Recordings of a folder, sorted by id. Raises UserError: no folder, no media, no such
+def find(folder, speaker: str | None = None, *, faces: bool = False) -> list[Source]:
+    """Recordings of a folder, sorted by id, with `faces` their embeddings where they have one.
+    Raises UserError: no folder, no media, no such
     speaker."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -115,7 +125,32 @@ def find(folder, speaker: str | None = None) -> list[Source]:
     if speaker is not None and speaker not in known:
         raise UserError("no such speaker", where="--speaker", expected=f"one of {', '.join(known)}",
                         found=repr(speaker))
+    if faces:
+        sources = [dataclasses.replace(s, face=face_file(folder, s.speaker, s.video, s.audio))
+                   for s in sources]
     return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
+
+
+def face_file(root: pathlib.Path, speaker: str,
+              *files: pathlib.Path | None) -> pathlib.Path | None:
+    """The face embedding of a recording of these files: beside one of them, by its name, else the
+    speaker's, in `root`; None where there is none."""
+    beside = [path.with_name(f"{stem}.face.npy") for path in files if path
+              for stem in (path.stem, stem_of(path))]
+    return next((path for path in (*beside, root / f"{speaker}.face.npy")
+                 if path.is_file() or _is_dangling(path)), None)
+
+
+def read_face(path: pathlib.Path | None, width: int, of: pathlib.Path) -> np.ndarray:
+    """(F,) float32, see avjax.encoders.portrait.read. Raises media.MediaError: there is none of the
+    file `of`, or it is no embedding of this width."""
+    if path is None:
+        raise media.MediaError("no face embedding", of, expected=f"{of.stem}.face.npy beside it, "
+                               "or that of its speaker in the source", found="none")
+    try:
+        return portrait.read(path, width)
+    except UserError as error:
+        raise media.MediaError("unusable face embedding", path, found=str(error)) from error
 
 
 def media_of(folder: pathlib.Path,

@@ -10,7 +10,8 @@
     SOURCE/talk_ann.wav, talk_ben.wav       files of one name, up to its last part
 
 A speaker is called what the file's name does not share with the others': `talk1_ann.mp4` beside
-`talk1_ben.mp4` is ann. Transcripts lie beside the media; one with a speaker's name is theirs.
+`talk1_ben.mp4` is ann. Transcripts lie beside the media; one with a speaker's name is theirs. So do
+face embeddings, `talk1_ann.face.npy`; `ann.face.npy` in the source is ann's in all conversations.
 """
 
 import collections
@@ -49,6 +50,7 @@ class Speaker:
 
     label: its name among the files; name: the same, unique over the source where it is a role.
     channel: of the sound file; None for all its channels, mixed down. sound None: the video's own.
+    face: its embedding, where it was asked for.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Speaker:
     sound: pathlib.Path | None = None
     channel: int | None = None
     transcripts: tuple[pathlib.Path, ...] = ()
+    face: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +111,9 @@ class _Refused(Exception):
         super().__init__(reason)
 
 
-def find(source, *, audio_only: bool = False) -> list[Conversation]:
-    """The conversations of a folder, sorted by id, those that cannot be used with their reason.
+def find(source, *, audio_only: bool = False, faces: bool = False) -> list[Conversation]:
+    """The conversations of a folder, sorted by id, those that cannot be used with their reason;
+    with `faces` and every speaker's embedding.
 
     Raises UserError: no folder, no media.
     """
@@ -136,7 +140,24 @@ def find(source, *, audio_only: bool = False) -> list[Conversation]:
                         hint="check --source")
     found = [_conversation(root, name, sorted(paths), audio_only)
              for name, paths in sorted(groups.items())]
-    return _named(found)
+    found = _named(found)
+    return [_with_faces(one) for one in found] if faces else found
+
+
+def _with_faces(one: Conversation) -> Conversation:
+    if one.reason:
+        return one
+    speakers = tuple(dataclasses.replace(s, face=recordings.face_file(
+        one.root, s.name, s.video, s.sound if s.channel is None else None))
+        for s in one.speakers)
+    lacking = [s.label for s in speakers if s.face is None]
+    if lacking or not speakers:
+        return dataclasses.replace(one, reason="no face embedding", details={
+            "expected": "a file of every speaker, such as "
+                        f"{(lacking or ['ann'])[0]}.face.npy beside the video",
+            "found": f"none of {', '.join(lacking) or 'those in the mixture'}"})
+    return dataclasses.replace(one, speakers=speakers,
+                               files=(*one.files, *dict.fromkeys(s.face for s in speakers)))
 
 
 def kind(path: pathlib.Path) -> str | None:

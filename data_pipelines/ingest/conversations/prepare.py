@@ -62,6 +62,7 @@ def prepare(
     landmarks: Annotated[str | None, Option(
         "points of the faces, and by them the heads' full rotations", media_landmarks.KINDS)
         ] = None,
+    face_embeddings: recordings.FaceEmbeddings = 0,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes the dataset OUT; returns the counts that it prints.
@@ -89,8 +90,10 @@ def prepare(
     if landmarks:
         media_landmarks.finder(landmarks)  # said now if its packages are missing
         options["landmarks"] = landmarks
+    if face_embeddings:
+        options["face_embeddings"] = face_embeddings
     voice_activity.Detector.parse(activity)
-    conversations, told = _listed(source, audio_only)
+    conversations, told = _listed(source, audio_only, bool(face_embeddings))
     contents = _contents(conversations)
     asked = {"listing": _digest(contents), "options": options}
     if out.exists():
@@ -100,7 +103,7 @@ def prepare(
         return corpus.told(out, told)
     cache = out.with_name(f".{out.name}.decoded")
     check = functools.partial(_checked, cache, contents, size, "sound alone" in told, activity,
-                              landmarks, detect)
+                              landmarks, face_embeddings, detect)
     if parallel is not None:
         parallel.for_each(check, conversations)
     bar = tqdm(conversations, desc="checking conversations", unit="conversation",
@@ -129,9 +132,9 @@ def prepare(
     return corpus.told(out, told)
 
 
-def _listed(source, audio_only: bool) -> tuple[list[Conversation], dict[str, int]]:
+def _listed(source, audio_only: bool, faces: bool) -> tuple[list[Conversation], dict[str, int]]:
     """What there is, and what of that has to be said."""
-    found = find(source, audio_only=audio_only)
+    found = find(source, audio_only=audio_only, faces=faces)
     videos = any(path.suffix.lower() in media.VIDEO_SUFFIXES for one in found for path in one.files)
     used = {path.relative_to(one.root).parts[0] for one in found for path in one.files}
     unused = [path for path in pathlib.Path(source).iterdir()
@@ -161,19 +164,19 @@ def _digest(contents: Mapping[str, dict]) -> str:
 
 
 def _checked(cache: pathlib.Path, known: Mapping[str, dict], size: int, audio_only: bool,
-             activity: str, landmarks: str | None, detect,
+             activity: str, landmarks: str | None, faces: int, detect,
              one: Conversation) -> pathlib.Path | dict[str, str]:
     """The file of a decoded conversation, or why it is refused."""
     try:
         contents = {one.place(path): recordings.content(path, known[one.place(path)])
                     for path in one.files}
         key = recordings.fingerprint(contents, one.id, size, audio_only, activity, CHECKS,
-                                     *filter(None, [landmarks]))
+                                     *filter(None, [landmarks, faces]))
         refusal = cache / f"{key}.refused.json"
         if refusal.is_file():
             return json.loads(refusal.read_text())
         return read.cached(one, cache, key, size=size, audio_only=audio_only, activity=activity,
-                           landmarks=landmarks, detect=detect)
+                           landmarks=landmarks, faces=faces, detect=detect)
     except Exception as error:
         quarantine.check(error, one.files)
         known = isinstance(error, media.MediaError | transcripts.TranscriptError | store.Unusable)
@@ -249,7 +252,8 @@ def _report(out: pathlib.Path, good: Sequence[read.Decoded], pieces) -> None:
 
 
 def _made_of(arguments: Mapping[str, Any]) -> str:
-    found, _ = _listed(arguments["source"], arguments.get("audio_only", False))
+    found, _ = _listed(arguments["source"], arguments.get("audio_only", False),
+                       bool(arguments.get("face_embeddings")))
     return _digest(_contents(found))
 
 

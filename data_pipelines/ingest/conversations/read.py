@@ -43,6 +43,7 @@ class Decoded:
     mended: tuple[str, ...]
     notes: tuple[str, ...]
     file: pathlib.Path
+    faces: list[list[float]] | None = None  # embeddings, where they were asked for
 
     @property
     def seconds(self) -> float:
@@ -65,8 +66,10 @@ def load(file: pathlib.Path) -> Decoded:
 
 
 def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, audio_only: bool,
-           activity: str, landmarks: str | None = None, detect=None) -> pathlib.Path:
-    """Decodes and checks a conversation, unless that is done; the file to `load`.
+           activity: str, landmarks: str | None = None, faces: int = 0,
+           detect=None) -> pathlib.Path:
+    """Decodes and checks a conversation, unless that is done; the file to `load`. `faces`: numbers
+    of a face embedding.
 
     Raises store.Unusable, media.MediaError, faces.FaceError, transcripts.TranscriptError: why it
     cannot be used.
@@ -84,6 +87,8 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
             **{n: getattr(heard.told, n) for n in ("utterances", "words", "activity", "has_text")},
             "mended": list(dict.fromkeys((*heard.mended, *heard.told.mended))),
             "notes": [*found.remarks, *heard.notes]}
+    kept |= {"faces": [recordings.read_face(path, faces, path).tolist()
+                       for path in heard.faces]} if faces else {}
     atomic.write(file, json.dumps(kept), shared=True)
     return file
 
@@ -113,6 +118,7 @@ class _Heard:
     told: said.Told
     mended: list[str]
     notes: list[str]
+    faces: list[pathlib.Path | None]
 
 
 def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
@@ -152,7 +158,7 @@ def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:
     seen = [(None if audio_only else s.video, begin - p.video_shift, x)
             for s, p, x in zip(speakers, parts, samples, strict=True)]
     told = said.told(told, labels, audio, begin, seconds, detector)
-    return _Heard(names, frames, seen, told, mended, notes)
+    return _Heard(names, frames, seen, told, mended, notes, [s.face for s in speakers])
 
 
 def _window(found: Conversation, parts, apart, mended: list[str]) -> tuple[float, int]:

@@ -46,6 +46,7 @@ class Writer:
         self.speakers = len(found[0].names)
         self.seen = components > 0
         self.landmarks = landmarks if self.seen else None
+        self.face_width = len(found[0].faces[0]) if found[0].faces else None
         self.components = components
         self.faces, self.portraits, self.pose = {}, {}, {}
         if self.seen:
@@ -66,7 +67,8 @@ class Writer:
         out = columns.of_clip() | columns.of_dialogue()
         for prefix in PREFIXES[:self.speakers]:
             out |= columns.of_speaker(prefix, pictures=self.size if self.seen else None,
-                                      face=self.components or None, pose=self.seen, activity=True)
+                                      face=self.components or None, pose=self.seen, activity=True,
+                                      face_embedding=self.face_width)
             out |= landmark_features(self.landmarks, prefix)
             if self.seen:
                 out[prefix + "pose_z"] = Feature((None, 7), "float32", "pose, z-scored over the "
@@ -124,6 +126,8 @@ class Writer:
             out |= {"pictures": crops, "portrait": self.portraits[name],
                     "face": self.faces[name].encode(crops), "pose": pose,
                     "pose_z": (pose - self.pose["mean"]) / self.pose["std"]}
+        if self.face_width:
+            out[columns.FACE_EMBEDDING] = np.asarray(self.found[index].faces[k], np.float32)
         if self.landmarks:
             out["landmarks"] = recording.landmarks[first:last]
         return out
