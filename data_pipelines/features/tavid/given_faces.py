@@ -42,7 +42,8 @@ class GivenFaces:
                             expected=f"a folder of SPEAKER{SUFFIX} or CLIP{SUFFIX}, or clips",
                             found="a folder of others" if self._folder.is_dir() else "no folder")
         self._names = {path.name for path in found}
-        self.width = np.load(found[0], allow_pickle=False, mmap_mode="r").shape[-1]
+        first = np.load(found[0], allow_pickle=False, mmap_mode="r")
+        self.width = first.shape[-1] if first.ndim else 1
 
     def __call__(self, clip, speakers) -> np.ndarray:
         """(S, F) float32. Raises store.Unusable for a speaker without one, UserError for one of
