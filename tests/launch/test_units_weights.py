@@ -48,14 +48,15 @@ def test_recorded_units_through_the_command(record, files, tmp_path):
                        f"--num_units={count}", f"--workdir={folder}")
     assert run.returncode == 0, run.stderr
     assert f"layer {files.layer} of 4, {count} centroids of width 32" in run.stdout
-    network, centroids, layer = common_units.chosen(str(folder), None, None)
+    layer = files.layer
+    network, centroids = common_units.chosen(str(folder), None, layer)
     encoder = unit_library.published(network, centroids, layer=layer)
     wav = record["wav"][0]
     np.testing.assert_array_equal(encoder([wav])[0], record["units"])
     named = unit_library.published(str(files.network), str(files.centroids), layer=layer)
     assert named.recipe == encoder.recipe  # so that features of both can be mixed
-    assert common_units.chosen(str(folder), None, layer, like=True) == (network, None, layer)
-    assert common_units.chosen("mel", None, None) == ("mel", None, 35)
+    assert common_units.chosen(str(folder), None, layer, like=True) == (network, None)
+    assert common_units.chosen("mel", None, 35) == ("mel", None)
 
     run = commands.run("weights", "export", f"--workdir={folder}", f"--out={tmp_path}/out.npy")
     assert run.returncode == 0, run.stderr
@@ -63,12 +64,12 @@ def test_recorded_units_through_the_command(record, files, tmp_path):
     with pytest.raises(UserError, match="it exists"):
         units.take_out(str(folder), f"{tmp_path}/out.npy")
     for flags, words in (((None, layer - 1), f"another layer.*expected: {layer}"),
-                         (("x.npy", None), "centroids twice.*x.npy")):
+                         (("x.npy", layer), "centroids twice.*x.npy")):
         with pytest.raises(UserError, match=words):
             common_units.chosen(str(folder), *flags)
     (folder / "centroids.npy").unlink()
     with pytest.raises(UserError, match="a file of the units has gone.*centroids.npy"):
-        common_units.chosen(str(folder), None, None)
+        common_units.chosen(str(folder), None, layer)
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -6,7 +6,6 @@ Suffixes: N samples, T frames, K units.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Annotated
 
 import jax
 import numpy as np
@@ -17,14 +16,11 @@ from avjax.encoders.published import bound_units
 from avjax.encoders.units import UnitEncoder
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
-from data_pipelines.declared import Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
 SAMPLE_RATE = 16000
 KINDS = ("mel", "random")  # that need no checkpoint
-Layer = Annotated[int | None, Option("of the checkpoint; default 35, or that which a folder of "
-                                     "avjax weights import --system=units has centroids of")]
 NORMALISE = {"auto": None, "yes": True, "no": False}
 _FIT_SECONDS = 7200.0  # of speech that units are fitted on
 _QUIET = 1e-4  # power, of the loudest frame's
@@ -44,27 +40,29 @@ class PublishedUnits(UnitEncoder):
         return super().recipe | {"filler": self.filler}
 
 
-def chosen(kind: str, centroids: str | None, layer: int | None, *,
-           like: bool = False) -> tuple[str, str | None, int]:
-    """--unit_encoder, --centroids and --layer, those of an imported folder where `kind` is one.
+def chosen(kind: str, centroids: str | None, layer: int, *,
+           like: bool = False) -> tuple[str, str | None]:
+    """--unit_encoder and --centroids, those inside where `kind` is a folder that `avjax weights
+    import --system=units` has made.
 
     Args:
+      layer: --layer.
       like: units of another dataset, which has centroids of its own.
 
     Raises UserError: centroids beside those of the folder, or another layer than they are of.
     """
     bound = None if kind in KINDS else bound_units.read(kind)
     if bound is None:
-        return kind, centroids, bound_units.LAYER if layer is None else layer
+        return kind, centroids
     if centroids:
         raise UserError("centroids twice", where="--centroids",
                         expected=f"none beside {kind}, which has its own", found=centroids,
                         hint="leave it out, or name the network's file")
-    if layer not in (None, bound.layer):
-        raise UserError("centroids of another layer", where="--layer", expected=str(bound.layer),
-                        found=str(layer),
-                        hint="leave it out, or import the centroids of that layer")
-    return bound.network, None if like else bound.centroids, bound.layer
+    if layer != bound.layer:
+        raise UserError("centroids of another layer", where=f"--layer={layer}",
+                        expected=str(bound.layer), found=str(layer),
+                        hint=f"--layer={bound.layer}, or import the centroids of that layer")
+    return bound.network, None if like else bound.centroids
 
 
 def with_hash(codec) -> dict:

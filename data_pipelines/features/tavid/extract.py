@@ -62,7 +62,7 @@ def extract(
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
-    layer: common_units.Layer = None,
+    layer: Annotated[int, Option("of the checkpoint")] = 35,
     tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
                                   "vocab.txt")] = "characters",
     scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
@@ -106,7 +106,7 @@ def extract(
         the codebook, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
-    unit_encoder, centroids, layer = common_units.chosen(unit_encoder, centroids, layer)
+    unit_encoder, centroids = common_units.chosen(unit_encoder, centroids, layer)
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     prefixes = conversations.speaker_prefixes(clips)

@@ -40,7 +40,7 @@ def extract(
     num_units: Annotated[int, Option("size of a codebook that is fitted here", above=0)] = 100,
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
-    layer: common_units.Layer = None,
+    layer: Annotated[int, Option("of the checkpoint")] = 35,
     normalise: Annotated[str, Option("whether the checkpoint hears every utterance at zero mean "
                                      "and unit variance; auto: as it was trained, where its file "
                                      "says, else those with layer norm in every convolution do",
@@ -71,8 +71,7 @@ def extract(
     if like and centroids:
         raise UserError("centroids twice", where="--like and --centroids",
                         expected="one of the two", found="both", hint="leave one out")
-    unit_encoder, centroids, layer = common_units.chosen(unit_encoder, centroids, layer,
-                                                         like=bool(like))
+    unit_encoder, centroids = common_units.chosen(unit_encoder, centroids, layer, like=bool(like))
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
     common.require(clips, ("audio",), "prepare clips with sound")

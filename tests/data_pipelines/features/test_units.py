@@ -17,6 +17,7 @@ from data_pipelines.features.units import published
 from data_pipelines.store import columns
 from data_pipelines.store import dataset as store
 from data_pipelines.store.merge import Part
+from launch.jobs.units import take_out
 
 RATE, UNITS = 8000, 12
 OPTIONS = dict(features="units", num_units=UNITS, max_bad=0.5, progress=False)
@@ -128,6 +129,8 @@ def test_like_another_dataset(clips, made, tmp_path):
     assert found.recipes == made.recipes  # so they can be mixed
     encoder = unit_library.from_recipe(made.recipes["units"], made.codec("units"))
     audio = resampled(to_float(rows(more)["b0"]["audio"]), RATE, 16000)
+    take_out(str(made.dir), str(tmp_path / "fitted.npy"))  # as `avjax weights export` does
+    np.testing.assert_array_equal(np.load(tmp_path / "fitted.npy"), encoder.centroids_KD)
     np.testing.assert_array_equal(rows(found)["b0"]["units"][:, 0], encoder([audio])[0])
     with pytest.raises(UserError, match="centroids twice"):
         extract.extract(more.dir, tmp_path / "v", like=made.dir, centroids="c.npy", **OPTIONS)
