@@ -197,11 +197,13 @@ def check_features(dataset: Dataset, example_spec: Mapping[str, Spec], *,
                             hint="extract the dataset with it, or switch it off in config.system")
         shape = tuple(None if isinstance(d, str) else d for d in spec.shape[1:])
         if shape != feature.shape and not (one_speaker and feature.shape == _alone(spec, shape)):
+            alone = "" if feature.shape != _alone(spec, shape) else (
+                ", or, of one speaker in a mixture, name which one that is (docs/data.md)")
             raise UserError(f"width of {name!r} differs", where=where,
                             expected=f"{shape} (config.system)",
                             found=f"{feature.shape} (dataset)",
                             hint=f"set the model's size of {name!r} to the dataset's, or extract "
-                            "it again")
+                            f"it again{alone}")
         if np.dtype(spec.dtype) != feature.dtype:
             raise UserError(f"dtype of {name!r} differs", where=where, expected=spec.dtype,
                             found=feature.dtype,
