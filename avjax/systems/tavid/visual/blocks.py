@@ -228,11 +228,11 @@ class MotionTransformer(nn.Module):
         arrays = (x_NhwC, tokens_NMK.astype(self.dtype), masks_NTR, scale_NR)
         if not mute:
             return in_turn(self, MotionTransformer.pictures, *arrays)
-        first, last = (jax.tree.map(lambda x: x[part], arrays)
-                       for part in (slice(told), slice(told, None)))
-        deaf = in_turn(self, MotionTransformer.pictures, last[0], None, *last[2:])
+        x, _, *others = jax.tree.map(lambda x: x[told:], arrays)
+        deaf = in_turn(self, MotionTransformer.pictures, x, None, *others)
         if not told:
             return deaf
+        first = jax.tree.map(lambda x: x[:told], arrays)
         return jnp.concatenate([in_turn(self, MotionTransformer.pictures, *first), deaf])
 
     def pictures(self, x_NhwC, tokens_NMK, masks_NTR, scale_NR):
