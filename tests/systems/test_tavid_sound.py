@@ -127,6 +127,43 @@ def test_nothing_hidden_or_silent_is_computed_on_a_cpu(monkeypatch):
     np.testing.assert_allclose(ours, made(), atol=1e-5)
 
 
+def drawn(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize(("layer", "arrays", "static"), [
+    (blocks.SpatialTransformer(8, 2, 2, 6, np.float32),
+     (drawn(12, 2, 3, 8), drawn(3, 2, 6), drawn(3, 6, 8), None), (False, 1)),
+    (blocks.SpatialTransformer(8, 2, 2, 6, np.float32),
+     (drawn(12, 2, 3, 8), drawn(12, 2, 6), drawn(3, 6, 8), np.array([1, 0, 1])), (True, 0)),
+    (blocks.MotionTransformer(8, 6, 2, 2, 5, ("full", "lip"), np.float32),
+     (drawn(12, 2, 3, 8), drawn(12, 3, 5) * (np.arange(12) < 8)[:, None, None],
+      drawn(12, 6, 2), drawn(12, 2)), (4,)),
+    (blocks.TemporalTransformer(8, 2, 2, 6, np.float32),
+     (drawn(12, 2, 3, 8), 4, drawn(3, 2, 2, 3, 8)), ()),
+], ids=["spatial, one clip blind", "spatial, tiled", "motion, some mute", "temporal"])
+def test_a_few_pictures_in_turn_are_all_at_once(layer, arrays, static, monkeypatch):
+    """Values and gradients of transformers whose pictures, or pixels, are taken after each other,
+    as large ones are on a CPU."""
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), *arrays, *static))
+    params = jax.tree.map(lambda x: 0.5 * drawn(*x.shape), shapes)
+
+    def loss(params, x):
+        out = layer.apply(params, x, *arrays[1:], *static)
+        return jnp.sum(jnp.sin(out[0] if isinstance(out, tuple) else out))
+
+    def run(few):
+        monkeypatch.setattr(blocks, "LARGE", 1 if few else 2**20)
+        monkeypatch.setattr(blocks, "CACHED", 100)
+        jax.clear_caches()  # of what `nn.jit` has traced
+        made = jax.make_jaxpr(loss)(params, arrays[0])
+        assert ("scan[" in str(made)) == few
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, arrays[0])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+                 run(True), run(False))
+
+
 def test_a_feed_forward_layer_by_rows_is_the_layer():
     layer = blocks.FeedForward(8, np.float32)
     x = np.random.default_rng(0).standard_normal((8, blocks.CACHED_ROWS, 8), np.float32)

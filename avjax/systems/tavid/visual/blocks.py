@@ -14,6 +14,7 @@ w size, T = h w positions, C channels, D inner width, H heads, K head width, M t
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 
@@ -33,6 +34,27 @@ from avjax.sharding.activations import (
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 CACHED_ROWS = 512  # that a feed-forward layer takes together on a CPU: .6 of the time of 8192
+LARGE, CACHED = 2**20, 2**17  # numbers from which arrays are cut on a CPU, and of a piece
+
+
+def in_turn(module, function, *arrays):
+    """function(module, *arrays), whose results for an entry of the first axis depend on that entry
+    alone. On one CPU device in float32 large arrays are taken a few entries after the other, so
+    that what is made of them stays in the cache. Arrays may be None, and those behind the first
+    may be of the clips that its frames are of."""
+    x = arrays[0]
+    entries, each = len(x), x.size // len(x)
+    if (platform() != "cpu" or module.dtype != jnp.float32 or active_mesh() is not None
+            or x.size < LARGE):
+        return function(module, *arrays)
+    arrays = jax.tree.map(lambda y: each_frame(y, entries // len(y)), arrays)
+    together = max(n for n in range(1, entries + 1)
+                   if entries % n == 0 and (n == 1 or n * each <= CACHED))
+    scan = nn.scan(lambda module, _, arrays: (None, function(module, *arrays)),
+                   variable_broadcast="params", split_rngs={"params": False})
+    _, y = scan(module, None, jax.tree.map(
+        lambda x: x.reshape(entries // together, together, *x.shape[1:]), arrays))
+    return jax.tree.map(lambda y: y.reshape(entries, *y.shape[2:]), y)
 
 
 class Attention(nn.Module):
@@ -132,38 +154,42 @@ class SpatialTransformer(nn.Module):
           blind: the last clips, known in advance, which attend to themselves alone: `sees` is then
             not looked at, and no scores are made that would be hidden.
         """
-        N, h, w, _ = x_NhwC.shape
-        x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
-        normed_NTC = self.norm1(x_NTC)
+        N = len(x_NhwC)
+        face = face_BMK.astype(self.dtype)
         if reference_BTC is None or blind == len(reference_BTC):
-            x_NTC = x_NTC + self.self_attention(normed_NTC)
-        else:
-            x_NTC = x_NTC + self.look(normed_NTC, reference_BTC, sees_reference_B, tile, blind)
-        x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK.astype(self.dtype))
-        x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
-        return x_NhwC + rearrange(self.outputs(x_NTC), "N (h w) C -> N h w C", h=h), normed_NTC
-
-
-    def look(self, x_NTC, reference_BTC, sees_reference_B, tile: bool, blind: int):
-        """Self-attention that also sees the reference's tokens."""
-        attention, N, B = self.self_attention, len(x_NTC), len(reference_BTC)
-        T, F = x_NTC.shape[1], N // B
-        reference = attention.keys_values(reference_BTC.astype(self.dtype))
+            return in_turn(self, SpatialTransformer.pictures, x_NhwC, face)
+        B, T = reference_BTC.shape[:2]
+        F = N // B
+        reference = self.self_attention.keys_values(reference_BTC.astype(self.dtype))
         if tile:
             tiled = jnp.tile(reference, (F, 1, 1, 1, 1))
             reference = fold_frames(tiled.reshape(B, F, *tiled.shape[1:]))
         else:
             reference = each_frame(reference, F)
-        own = attention.keys_values(x_NTC)
-        if blind:
-            seeing = N - blind * F
-            both = jnp.concatenate([own[:seeing], reference[:seeing]], axis=1)
-            return jnp.concatenate([attention.attend(x_NTC[:seeing], both),
-                                    attention.attend(x_NTC[seeing:], own[seeing:])])
         lengths = None
+        if blind:
+            seeing, faces = N - blind * F, len(face) * (B - blind) // B
+            parts = [in_turn(self, SpatialTransformer.pictures, x_NhwC[:seeing], face[:faces],
+                             reference[:seeing]),
+                     in_turn(self, SpatialTransformer.pictures, x_NhwC[seeing:], face[faces:])]
+            return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         if sees_reference_B is not None:
             lengths = each_frame(jnp.where(sees_reference_B > 0, 2, 1) * T, F)
-        return attention.attend(x_NTC, jnp.concatenate([own, reference], axis=1), lengths)
+        return in_turn(self, SpatialTransformer.pictures, x_NhwC, face, reference, lengths)
+
+    def pictures(self, x_NhwC, face_BMK, reference_NT2HK=None, lengths_N=None):
+        """`__call__` with keys and values of each picture's reference, and how many keys it
+        sees."""
+        h = x_NhwC.shape[1]
+        x_NTC = rearrange(self.inputs(self.norm(x_NhwC)), "N h w C -> N (h w) C")
+        normed_NTC = self.norm1(x_NTC)
+        keys_values = self.self_attention.keys_values(normed_NTC)
+        if reference_NT2HK is not None:
+            keys_values = jnp.concatenate([keys_values, reference_NT2HK], axis=1)
+        x_NTC = x_NTC + self.self_attention.attend(normed_NTC, keys_values, lengths_N)
+        x_NTC = x_NTC + self.face_attention(self.norm2(x_NTC), face_BMK)
+        x_NTC = x_NTC + self.feed_forward(self.norm3(x_NTC))
+        return x_NhwC + rearrange(self.outputs(x_NTC), "N (h w) C -> N h w C", h=h), normed_NTC
 
 
 @functools.partial(nn.jit, static_argnums=(5,))  # mute
@@ -198,13 +224,29 @@ class MotionTransformer(nn.Module):
         """masks_NTR: weight of each region at each position (None = 1); scale_NR: weight of each
         region everywhere; mute: how many of the last pictures have tokens of zeros, known in
         advance: what they attend to is then zero, whatever they ask."""
+        told = len(x_NhwC) - mute
+        arrays = (x_NhwC, tokens_NMK.astype(self.dtype), masks_NTR, scale_NR)
+        if not mute:
+            return in_turn(self, MotionTransformer.pictures, *arrays)
+        x, _, *others = jax.tree.map(lambda x: x[told:], arrays)
+        deaf = in_turn(self, MotionTransformer.pictures, x, None, *others)
+        if not told:
+            return deaf
+        first = jax.tree.map(lambda x: x[:told], arrays)
+        return jnp.concatenate([in_turn(self, MotionTransformer.pictures, *first), deaf])
+
+    def pictures(self, x_NhwC, tokens_NMK, masks_NTR, scale_NR):
+        """`__call__`; no tokens: they are zeros."""
         h = x_NhwC.shape[1]
         x_NTD = rearrange(self.inputs(self.norm(x_NhwC)), "N h w D -> N (h w) D")
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
         normed_NTD = self.norm2(x_NTD)
-        tokens_NMK = tokens_NMK.astype(self.dtype)
         for r, name in enumerate(self.regions):
-            share = self.heard(self.attention[name], normed_NTD, tokens_NMK, mute)
+            if tokens_NMK is None:  # attention to zeros gives its bias
+                share = jnp.broadcast_to(self.attention[name].out.bias.astype(self.dtype),
+                                         x_NTD.shape)
+            else:
+                share = self.attention[name](normed_NTD, tokens_NMK)
             if masks_NTR is not None:
                 share = share * masks_NTR[..., r, None].astype(self.dtype)
             share = self.zero[name](share)
@@ -213,16 +255,6 @@ class MotionTransformer(nn.Module):
             x_NTD = x_NTD + share
         x_NTD = x_NTD + self.feed_forward(self.norm3(x_NTD))
         return x_NhwC + rearrange(self.outputs(x_NTD), "N (h w) C -> N h w C", h=h)
-
-    def heard(self, attention, x_NTD, tokens_NMK, mute: int):
-        """Attention to the tokens; of zeros it gives its bias."""
-        told = len(x_NTD) - mute
-        if not mute:
-            return attention(x_NTD, tokens_NMK)
-        nothing = jnp.broadcast_to(attention.out.bias.astype(self.dtype), x_NTD[told:].shape)
-        if not told:
-            return nothing
-        return jnp.concatenate([attention(x_NTD[:told], tokens_NMK[:told]), nothing])
 
 
 @functools.partial(nn.jit, static_argnums=(2,))  # frames
@@ -272,22 +304,25 @@ class TemporalTransformer(nn.Module):
             return shard(y_BTFC, "batch", "time")
 
         y = by_position(x_NhwC)
-        total = skip + frames
         if skip:
             before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
             y = jnp.concatenate([by_position(before), y], axis=2)
         y = fold_frames(y)  # (B T, frames, C)
-        position = sinusoids(jnp.arange(total), C).astype(self.dtype)
-        y = y + self.attention1(self.norm1(y) + position)
-        # of the frames before, only what the clip's see is needed from here on
-        seen = self.norm2(y) + position
-        kv = self.attention2.keys_values(seen)
-        y = y[:, skip:] + self.attention2.attend(seen[:, skip:], kv)
-        y = y + self.feed_forward(self.norm3(y))
+        y = in_turn(self, functools.partial(TemporalTransformer.positions, skip=skip), y)
         y_BTFC = shard(unfold_frames(y, B), "batch", "time")
         y_BFTC = shard(rearrange(y_BTFC, "B T F C -> B F T C"), "batch", "time")
         y_BFhwC = rearrange(y_BFTC, "B F (h w) C -> B F h w C", h=h)
         return x_NhwC + self.outputs(fold_frames(y_BFhwC))
+
+    def positions(self, y_NFC, skip: int):
+        """(N, skip + frames, C) -> (N, frames, C)."""
+        position = sinusoids(jnp.arange(y_NFC.shape[1]), self.width).astype(self.dtype)
+        y = y_NFC + self.attention1(self.norm1(y_NFC) + position)
+        # of the frames before, only what the clip's see is needed from here on
+        seen = self.norm2(y) + position
+        kv = self.attention2.keys_values(seen)
+        y = y[:, skip:] + self.attention2.attend(seen[:, skip:], kv)
+        return y + self.feed_forward(self.norm3(y))
 
 
 def sinusoids(position_T, width: int):
