@@ -254,12 +254,21 @@ class Benchmark(Base):
         return {name: (split, i) for split, names in self.clips.ids.items()
                 for i, name in enumerate(names)}
 
-    def pictures(self, streams, identity=None):
+    def identity(self, split, index):
+        """Whose puppets are drawn, where motion is all there is to see."""
+        if "latents" in self.streams or "identity" not in self.dataset.features:
+            return {}
+        return {"identity": self._source(self.dataset, split, ("identity",))[index]["identity"]}
+
+    def pictures(self, streams, identity):
         """All faces side by side, (T, H, S W, 3) uint8; None where there are none."""
-        if not len(streams.get("latents", ())):
+        whose = identity.get("identity")
+        if not len(streams.get("latents", ())) and (whose is None or not self.decoder.draws):
             return None
-        return np.concatenate([self.decoder.frames(speaker)
-                               for speaker in self.decoder.speakers(streams)], axis=2)
+        speakers = self.decoder.speakers(streams)
+        drawn = [{}] * len(speakers) if whose is None else [{"identity": one} for one in whose]
+        return np.concatenate([self.decoder.frames(speaker, **one)
+                               for speaker, one in zip(speakers, drawn, strict=True)], axis=2)
 
     # ---- variants
 
