@@ -42,7 +42,9 @@ MOTION_FROZEN = (r"denoiser/.*/temporal/.*", r"reference/.*", r"image_projection
 def every_part():
     """tavid.System: every part at its tiny size, for these puppets."""
     s = tavid.tiny()
-    s.text.filler = 0  # units are numbered by the loudness of what they stand for: 0 is silence
+    # units are numbered by the loudness of what they stand for: 0 is silence, though not all of it
+    # (docs/data.md)
+    s.text.filler = 0
     s.text.num_units = UNITS
     s.acoustic.num_units = UNITS
     s.visual.mapper.num_units = UNITS

@@ -50,7 +50,7 @@ from eval.benchmarks.common import speakers
 from eval.benchmarks.common.base import Benchmark as Base
 from eval.benchmarks.common.targets import Targets
 from eval.data.clips import fit
-from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
+from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds, side_by_side
 from eval.metrics import lips, retrieval
 from eval.metrics.intelligibility import Recogniser, words_of
 from eval.metrics.listener import STRANGERS
@@ -261,14 +261,7 @@ class Benchmark(Base):
         return {"identity": self._source(self.dataset, split, ("identity",))[index]["identity"]}
 
     def pictures(self, streams, identity):
-        """All faces side by side, (T, H, S W, 3) uint8; None where there are none."""
-        whose = identity.get("identity")
-        if not len(streams.get("latents", ())) and (whose is None or not self.decoder.draws):
-            return None
-        speakers = self.decoder.speakers(streams)
-        drawn = [{}] * len(speakers) if whose is None else [{"identity": one} for one in whose]
-        return np.concatenate([self.decoder.frames(speaker, **one)
-                               for speaker, one in zip(speakers, drawn, strict=True)], axis=2)
+        return side_by_side(self.decoder, streams, identity.get("identity"))
 
     # ---- variants
 

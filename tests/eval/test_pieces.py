@@ -61,7 +61,7 @@ def test_what_the_text_part_expects_after_all_that_was_said(talk):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), shapes)
     said, c = Said(system, params, 0), system.config
-    seam = said.seams(talk)[0]
+    seam = next(seams(talk["turns"], FRAMES, TOKENS))
     one = text_of(talk, seam, True, FILLER)
     batch = {name: x[None] for name, x in said._row(one).items()}
     units_BIJ, _ = objective.targets(batch, c)
@@ -70,6 +70,11 @@ def test_what_the_text_part_expects_after_all_that_was_said(talk):
     nats_TS = np.asarray(objective.entropy(logits, units_BIJ)).reshape(-1, 2)
     speaks_TS = seam.speaking()
     nats_TS = nats_TS[one.length:one.length + len(speaks_TS)]
+    class Rows(list):
+        ids = ["a"]
+
+    said.look(Rows([talk]))
+    assert said.silent_V[FILLER] and not said.silent_V[4:6].any()
     [told] = said.measured(talk, [seam], True)
     [alone] = said.measured(talk, [seam], False)
     assert told["others"] == pytest.approx(nats_TS[~speaks_TS].mean(), rel=1e-5)
@@ -84,8 +89,10 @@ def test_what_the_text_part_expects_after_all_that_was_said(talk):
 def test_speech_is_what_lasts():
     units = np.full((30, 2), FILLER)
     units[3:6, 0] = units[10:16, 0] = units[20:, 1] = 5
-    np.testing.assert_array_equal(np.flatnonzero(spoken(units, FILLER)[:, 0]), range(10, 16))
-    assert spoken(units, FILLER)[20:, 1].all()
+    units[10:13, 1] = 1  # silence, too
+    silent = np.isin(np.arange(9), (FILLER, 1))
+    np.testing.assert_array_equal(np.flatnonzero(spoken(units, silent)[:, 0]), range(10, 16))
+    np.testing.assert_array_equal(np.flatnonzero(spoken(units, silent)[:, 1]), range(20, 30))
 
 
 def test_motion_that_needs_the_past_is_lost_alone(talk):

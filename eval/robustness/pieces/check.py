@@ -56,6 +56,8 @@ def run(subject: Subject, splits: Sequence[str], kept: Kept, *,
         for name, part in made.items():
             rows = subject.source(split, part.fields)
             indices = range(len(rows.ids))[:subject.max_examples or None]
+            if name == "text":
+                part.look(rows)
             found: dict[str, list[dict]] = {}
             with kept.bar(len(indices), f"{name} {split}") as bar:
                 for index in indices:

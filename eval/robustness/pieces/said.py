@@ -1,6 +1,9 @@
 """The text part at a seam: how well it expects what was said, and what it says itself.
 
-Suffixes: B seams, T units, S speakers, N text ids, R units there is room for.
+Who speaks is told by the units: one is silence that is heard outside the turns more often than
+inside. Fitted codebooks have several (docs/data.md), so `filler` would not tell.
+
+Suffixes: B seams, T units, S speakers, N text ids, R units there is room for, V units there are.
 """
 
 import functools
@@ -18,11 +21,11 @@ from avjax.systems.tavid.text import objective, plan
 from avjax.systems.tavid.text.config import RATE
 from avjax.systems.tavid.text.rows import count_filler
 from data_pipelines.features.tavid.prompt import PIECE, SLACK
-from eval.robustness.pieces.seams import Seam, Text, seams, text
+from eval.robustness.pieces.seams import Seam, Text, text
 
 SECOND = int(RATE)
 AT_ONCE = 4  # seams; one size, one compilation
-LEAST = 5  # units, .1 s, that are speech where they follow each other without filler
+LEAST = 5  # units, .1 s, that are speech where they follow each other without silence
 COLUMNS = {
     "first second": "nats a unit of who speaks, in the first second of the first turn after a seam",
     "later": "the same after that", "others": "nats a unit of whoever does not speak",
@@ -43,9 +46,17 @@ class Said:
         self._system, self._params, self._seed = system, params, seed
         self.room = int(SLACK * PIECE * system.config.row_frames) // 2 * 2
 
-    def seams(self, example) -> list[Seam]:
-        c = self._system.config
-        return list(seams(example["turns"], c.row_frames, c.row_tokens))
+    def look(self, rows) -> None:
+        """Learns from a split's examples which units are silence; before `measured`."""
+        outside_V, inside_V = np.zeros((2, self._system.config.num_units), np.int64)
+        for index in range(len(rows.ids)):
+            example = rows[index]
+            speaks_TS = np.zeros(example["units"].shape, bool)
+            for who, _, _, start, end, _ in example["turns"]:
+                speaks_TS[start:end, who] = True
+            for count_V, chosen in ((inside_V, speaks_TS), (outside_V, ~speaks_TS)):
+                count_V += np.bincount(example["units"][chosen], minlength=len(count_V))
+        self.silent_V = outside_V > inside_V
 
     def measured(self, example, found: Sequence[Seam], told: bool) -> list[dict[str, float]]:
         """Numbers of every seam, of a piece that is told the one before, or is not."""
@@ -65,7 +76,7 @@ class Said:
         units_BTS, plan_BN, made_BRS, length_B = jax.device_get(self._run(
             self._params, batch, example_keys(self._seed, names)))
         return [self._expected(seam, one, units_BTS[b], plan_BN[b])
-                | self._spoken(example["units"], seam, made_BRS[b, :length_B[b]], filler)
+                | self._spoken(example["units"], seam, made_BRS[b, :length_B[b]])
                 for b, (seam, one) in enumerate(zip(found, texts, strict=True))]
 
     @functools.cached_property
@@ -117,39 +128,38 @@ class Said:
                 "later": _mean(nats_TS[rest_TS]), "others": _mean(nats_TS[~speaks_TS]),
                 "plan": _mean(plan_N[real][one.token_speaker[real] >= 0])}
 
-    def _spoken(self, units_TS, seam: Seam, made_RS, filler: int) -> dict[str, float]:
-        true_TS = units_TS[seam.seam:seam.end]
-        before = spoken(units_TS[seam.begin:seam.seam], filler)
+    def _spoken(self, units_TS, seam: Seam, made_RS) -> dict[str, float]:
+        true_TS, silent_V = units_TS[seam.seam:seam.end], self.silent_V
+        before = spoken(units_TS[seam.begin:seam.seam], silent_V)
         quiet = (seam.seam - seam.begin - 1 - np.flatnonzero(before.any(1)).max(initial=-1)) / RATE
         out = {}
         for name, x in (("gap", made_RS), ("true gap", true_TS)):
             starts_S = [np.flatnonzero(says_T).min(initial=len(x))
-                        for says_T in spoken(x, filler).T]
+                        for says_T in spoken(x, silent_V).T]
             first = min(starts_S)
             out[name] = quiet + first / RATE if first < len(x) else np.nan
             if name == "gap":
                 out["right first"] = float(first < len(x)
                                            and starts_S.index(first) == seam.speaker)
-        own, true = (_runs(x[:, seam.speaker], filler) for x in (made_RS, true_TS))
+        said = [x[~silent_V[x]] for x in (made_RS[:, seam.speaker], true_TS[:, seam.speaker])]
+        own, true = map(_runs, said)
         edits = jiwer.wer(true, own) if true else np.nan
-        counts = [np.bincount(x[x != filler], minlength=self._system.config.num_units)
-                  for x in (made_RS[:, seam.speaker], true_TS[:, seam.speaker])]
+        counts = [np.bincount(x, minlength=len(silent_V)) for x in said]
         alike = 1 - distance.cosine(*counts) if all(c.any() for c in counts) else np.nan
         return out | {"edits": edits, "likeness": alike}
 
 
-def spoken(units_TS: np.ndarray, filler: int) -> np.ndarray:
-    """(T, S) bool: at least LEAST units that are not filler follow each other."""
+def spoken(units_TS: np.ndarray, silent_V: np.ndarray) -> np.ndarray:
+    """(T, S) bool: at least LEAST units that are no silence follow each other."""
     out_TS = np.zeros(units_TS.shape, bool)
     for s in range(units_TS.shape[1]):
-        for start, end in intervals(units_TS[:, s] != filler):
+        for start, end in intervals(~silent_V[units_TS[:, s]]):
             out_TS[start:end, s] = end - start >= LEAST
     return out_TS
 
 
-def _runs(units_T: np.ndarray, filler: int) -> str:
-    """Units without filler as words, each run once."""
-    x = units_T[units_T != filler]
+def _runs(x: np.ndarray) -> str:
+    """Units as words, each run once."""
     return " ".join(map(str, x[np.flatnonzero(np.diff(x, prepend=-1))])) if len(x) else ""
 
 
