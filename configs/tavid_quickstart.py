@@ -1,8 +1,11 @@
 """TAVID on puppet dialogues, from nothing to a checkpoint that turns a script and two portraits
-into a conversation. A variant is the training of one part, or a conversation of three or four.
+into a conversation. A variant is the training of one part, or a conversation of three or four;
+`drawn`, and `drawn-three` or `-four`, learn no pictures: faces are the Motion Mapper's, drawn as
+puppets.
 
 Run:        avjax train --config=configs/tavid_quickstart.py --workdir=runs/tavid
             avjax train --config=configs/tavid_quickstart.py:three --workdir=runs/tavid3
+            avjax train --config=configs/tavid_quickstart.py:drawn-three --workdir=runs/drawn3
 Hardware:   two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
             dialogue.
 Expect:     avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many
@@ -27,6 +30,9 @@ PICTURES = "{workdir}/data/pictures"
 DECODED = "{workdir}/data/decoded"
 FEATURES = "{workdir}/data/features"
 S7_FROZEN = (r"(text|visual|speaker)/.*",)
+DRAWN = "drawn"
+DRAWN_FROZEN = (r"(text|mapper|speaker)/.*",)
+PICTURED = ("vae", "reader", "appearance", "motion", "temporal")  # trainings that pictures take
 NUMBERS = {"": 2, "three": 3, "four": 4}  # of the speakers in a conversation, by variant
 # The motion stage continues with the denoiser's own layers: three hundred steps of appearance do
 # not make a renderer.
@@ -36,7 +42,9 @@ MOTION_FROZEN = (r"denoiser/.*/temporal/.*", r"reference/.*", r"image_projection
 def every_part():
     """tavid.System: every part at its tiny size, for these puppets."""
     s = tavid.tiny()
-    s.text.filler = 0  # units are numbered by the loudness of what they stand for: 0 is silence
+    # units are numbered by the loudness of what they stand for: 0 is silence, though not all of it
+    # (docs/data.md)
+    s.text.filler = 0
     s.text.num_units = UNITS
     s.acoustic.num_units = UNITS
     s.visual.mapper.num_units = UNITS
@@ -110,11 +118,29 @@ def _speaker():
     return c
 
 
+def _drawn(number=""):
+    """As `_dialogue`, but faces are motion: no pictures are made, encoded or learned."""
+    c = _dialogue(number)
+    c.name = "tavid_quickstart_drawn"
+    c.system.faces = "motion"
+    c.optimizer.frozen = DRAWN_FROZEN
+    c.train.init_parts = tuple(
+        part if part[0] != "visual" else ("mapper", "{workdir}/mapper", "")
+        for part in c.train.init_parts)
+    stages = [s for s in c.stages
+              if s.get("features") not in ("pictures", "decoded")
+              and not s.get("workdir", "").endswith(PICTURED)]
+    c.stages = tuple({k: x for k, x in s.items() if k not in ("vae", "reader", "video")}
+                     for s in stages)
+    return c
+
+
 def of_speakers(config, speakers: int):
     """An experiment's config for conversations of so many speakers."""
     system = config.system
     whole = "text" in system
-    for s in (system.text, system.acoustic, system.visual, system.speaker) if whole else (system,):
+    for s in (system.text, system.acoustic, system.visual, system.mapper, system.speaker) if whole \
+            else (system,):
         if "num_streams" in s:
             s.num_streams = speakers
             # the decoder's width is the embeddings of a step's units side by side
@@ -219,7 +245,8 @@ PARTS = {
     "temporal": lambda: _visual("temporal", 100),
     "speaker": _speaker,
 }
-VARIANTS = (*PARTS, *(n for n in NUMBERS if n), *(f"{p}-{n}" for n in NUMBERS if n for p in PARTS))
+VARIANTS = (*PARTS, DRAWN, *(f"{DRAWN}-{n}" for n in NUMBERS if n),
+            *(n for n in NUMBERS if n), *(f"{p}-{n}" for n in NUMBERS if n for p in PARTS))
 
 
 def get_config(variant: str = ""):
@@ -230,4 +257,6 @@ def get_config(variant: str = ""):
     if variant in NUMBERS:
         return of_speakers(_dialogue(variant), NUMBERS[variant])
     part, _, number = variant.partition("-")
+    if part == DRAWN:
+        return of_speakers(_drawn(number), NUMBERS[number])
     return of_speakers(PARTS[part](), NUMBERS[number])

@@ -68,7 +68,7 @@ class Prompt:
         `generate` does not return lengths.
       name: names the noise; the same name and seed give the same delivery.
       bounded: `frames` is the most that may be made, rather than room that may be padded.
-      speaker, identity: whose face is drawn.
+      speaker, identity: whose face is drawn; of several speakers one identity each (S, I).
       remarks: lines that the user should see.
       speakers: names, fit for files, where there are several.
       seconds: about how long it will be, where that is known; 0.0 = it is not.

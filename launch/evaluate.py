@@ -3,7 +3,7 @@
 avjax evaluate --config=configs/quickstart.py --checkpoint=runs/quickstart
 [--split=valid] [--out=DIR]
 avjax evaluate --config=... --sensitivity --out=DIR   the truth made worse: do metrics notice?
-avjax evaluate --checkpoint=WORKDIR --robustness=portraits|prosody|speakers    of TAVID, see below
+avjax evaluate --checkpoint=WORKDIR --robustness=pieces|portraits|prosody|speakers    of TAVID
 
 
 avjax evaluate --config=... --checkpoint=WORKDIR --watch     every new checkpoint, as it appears
@@ -19,8 +19,9 @@ table. A killed job goes on where it stopped. Examples that fail are listed, and
 is copied here first, and the results go there.
 
 `--config` is the workdir's own unless it is given. --robustness looks at one side of a TAVID
-checkpoint (docs/tavid.md): voices of worse portraits, prosody under other voices, seen and unseen
-speakers; OUT/robustness.CHECK.json, .txt and .png, OUT being WORKDIR/robustness by default.
+checkpoint (docs/tavid.md): long dialogues in pieces, voices of worse portraits, prosody under other
+voices, seen and unseen speakers; OUT/robustness.CHECK.json, .txt and .png, OUT being
+WORKDIR/robustness by default.
 
 All devices share the examples, and all hosts that the job was started on (or --processes=N,
 --shard=I/N; see launch/workers.py): each scores its share, and the last one merges the rows.
@@ -88,8 +89,8 @@ def define_flags() -> None:
                       "known amounts: which metrics move the right way (docs/evaluation.md); needs "
                       "--out.")
     flags.DEFINE_enum("robustness", None, list(robust.CHECKS), "Look at one side of a TAVID "
-                      "checkpoint: voices of worse portraits, prosody under other voices, seen and "
-                      "unseen speakers (docs/tavid.md).")
+                      "checkpoint: long dialogues in pieces, voices of worse portraits, prosody "
+                      "under other voices, seen and unseen speakers (docs/tavid.md).")
     flags.DEFINE_list("portraits", [], "For --robustness=portraits: folders of pictures called "
                       "after speakers, FOLDER or NAME=FOLDER, as of people in profile.")
     flags.DEFINE_bool("benchmarks", False, "Print every named benchmark with its data, metrics and "

@@ -145,7 +145,7 @@ class Pictures:
                  given: Streams | None = None):
         self._decoder, self._given = decoder, dict(given or {})
         self._begun = False
-        self._paints = decoder.family.paints or bool(given)
+        self._paints = decoder.family.paints and identity is None or bool(given)
         if not self._paints:
             self._motion = decoder.family.live_motion() or Whole(decoder)
             self._draw = decoder.drawer(speaker, identity)

@@ -44,9 +44,11 @@ class Speakers:
         count = max(1, len(prompt.speakers))
         self._sounds = [parts.Sound(decoder, settings) for _ in range(count)]
         paints = decoder.family.paints_on(prompt.given)
-        self._drawn = [parts.Pictures(decoder, prompt.speaker, prompt.identity,
+        several = prompt.speakers and prompt.identity is not None
+        self._drawn = [parts.Pictures(decoder, prompt.speaker, identity,
                                       prompt.given if paints else None)
-                       for _ in range(count)] if draws and (decoder.draws or paints) else []
+                       for identity in (prompt.identity if several else [prompt.identity] * count)
+                       ] if draws and (decoder.draws or paints) else []
         self._waiting_N = [np.zeros(0, np.float32)] * count  # samples that others have not yet
         self._waiting: list[list[np.ndarray]] = [[] for _ in self._drawn]
         self._heard = self._seen = 0

@@ -50,7 +50,7 @@ from eval.benchmarks.common import speakers
 from eval.benchmarks.common.base import Benchmark as Base
 from eval.benchmarks.common.targets import Targets
 from eval.data.clips import fit
-from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds
+from eval.data.conversations import COLUMNS, FPS, Conversation, made_kinds, side_by_side
 from eval.metrics import lips, retrieval
 from eval.metrics.intelligibility import Recogniser, words_of
 from eval.metrics.listener import STRANGERS
@@ -254,12 +254,14 @@ class Benchmark(Base):
         return {name: (split, i) for split, names in self.clips.ids.items()
                 for i, name in enumerate(names)}
 
-    def pictures(self, streams, identity=None):
-        """All faces side by side, (T, H, S W, 3) uint8; None where there are none."""
-        if not len(streams.get("latents", ())):
-            return None
-        return np.concatenate([self.decoder.frames(speaker)
-                               for speaker in self.decoder.speakers(streams)], axis=2)
+    def identity(self, split, index):
+        """Whose puppets are drawn, where motion is all there is to see."""
+        if "latents" in self.streams or "identity" not in self.dataset.features:
+            return {}
+        return {"identity": self._source(self.dataset, split, ("identity",))[index]["identity"]}
+
+    def pictures(self, streams, identity):
+        return side_by_side(self.decoder, streams, identity.get("identity"))
 
     # ---- variants
 

@@ -23,6 +23,17 @@ POSE = 7  # the last columns of a frame of motion
 COLUMNS = {"e": slice(None, -POSE), "h": slice(-POSE, None)}  # of the parts of motion
 
 
+def side_by_side(decoder, streams, identities=None) -> np.ndarray | None:
+    """All faces of a dialogue, (T, H, S W, 3) uint8; None where there are none. identities: (S, I)
+    puppets that are drawn where streams are of motion alone."""
+    if not len(streams.get("latents", ())) and (identities is None or not decoder.draws):
+        return None
+    speakers = decoder.speakers(streams)
+    whose = [{}] * len(speakers) if identities is None else [{"identity": x} for x in identities]
+    return np.concatenate([decoder.frames(speaker, **one)
+                           for speaker, one in zip(speakers, whose, strict=True)], axis=2)
+
+
 class Conversation:
     """One variant of one example. Everything is made on demand and kept.
 

@@ -1,1 +1,2 @@
-"""Does TAVID hold up: worse portraits, other speakers, prosody under another's voice?"""
+"""Does TAVID hold up: worse portraits, other speakers, prosody under another's voice,
+long dialogues in pieces?"""

@@ -16,10 +16,11 @@ from avjax.storage import atomic
 from eval.report.tables import cell
 from eval.robustness import plots, portraits, prosody, speakers
 from eval.robustness.kept import Kept
+from eval.robustness.pieces import check as pieces
 from eval.robustness.subject import Subject
 from eval.run.rows import write_json
 
-CHECKS = {c.NAME: c for c in (portraits, prosody, speakers)}
+CHECKS = {c.NAME: c for c in (pieces, portraits, prosody, speakers)}
 PREFIX = "robustness"
 
 
@@ -50,8 +51,9 @@ def run(check: str, subject: Subject, out, splits: Sequence[str], *, progress: b
 
 def text(results: dict) -> str:
     """Tables for people, then what the columns mean."""
-    lines, columns = [], list(results["columns"])
+    lines = []
     for title, table in results["tables"].items():
+        columns = [c for c in results["columns"] if any(c in of for of in table.values())]
         cells = {row: [cell(of.get(column)) for column in columns] for row, of in table.items()}
         wide = [max(len(x) for x in (column, *(of[k] for of in cells.values())))
                 for k, column in enumerate(columns)]

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from eval.robustness import portraits, prosody, speakers  # noqa: E402
+from eval.robustness.pieces import check as pieces  # noqa: E402
 
 
 def draw(results: dict, path) -> None:
@@ -89,4 +90,25 @@ def _prosody(results: dict):
     return figure
 
 
-_DRAWN = {portraits.NAME: _portraits, speakers.NAME: _speakers, prosody.NAME: _prosody}
+def _pieces(results: dict):
+    """How much less or more a number is where all that was said is known, a panel a table."""
+    tables = results["tables"]
+    figure, axes = plt.subplots(1, len(tables), squeeze=False, layout="constrained",
+                                figsize=(4.2 * len(tables), 3.2))
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        of = {c: e for c, e in table[pieces.DIFFERENCE].items() if e}
+        for at, (column, entry) in enumerate(of.items()):
+            base = abs(table[pieces.ALONE][column]["value"]) or 1.0
+            value, low, high = (100 * entry.get(k, entry["value"]) / base
+                                for k in ("value", "low", "high"))
+            axis.plot([low, high], [at, at], color="C0", lw=1.5)
+            axis.plot(value, at, ".", color="C0")
+        axis.axvline(0, lw=0.7, color="0.6")
+        axis.set_yticks(range(len(of)), [c.partition(": ")[2] for c in of], fontsize=8)
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_xlabel(f"{pieces.DIFFERENCE}, % of {pieces.ALONE}", fontsize=8)
+    return figure
+
+
+_DRAWN = {portraits.NAME: _portraits, speakers.NAME: _speakers, prosody.NAME: _prosody,
+          pieces.NAME: _pieces}

@@ -15,11 +15,12 @@ from avjax.codecs import pictures
 from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.systems import tavid
-from avjax.systems.tavid import acoustic, speaker
+from avjax.systems.tavid import acoustic, mapper, speaker, text
 from data_pipelines.store.schema import recipe_hash
 from eval.run.runner import check_split, fingerprint
 
-PARTS = {"speaker": speaker.System, "acoustic": acoustic.System}
+PARTS = {"speaker": speaker.System, "acoustic": acoustic.System, "text": text.System,
+         "mapper": mapper.System}
 _AT_ONCE = 32  # pictures; one size, one compilation
 
 
@@ -72,7 +73,7 @@ class Subject:
 
     def part(self, name: str) -> tuple[object, object]:
         """(system, parameters) of one of PARTS. UserError: this checkpoint has none."""
-        if isinstance(self.system, tavid.System):
+        if isinstance(self.system, tavid.System) and name in self.system.parts:
             return self.system.parts[name], self.params[name]
         if isinstance(self.system, PARTS[name]):
             return self.system, self.params
@@ -80,6 +81,11 @@ class Subject:
                         where="config.system.name",
                         expected=f"tavid, or tavid.{name}", found=self.system.config.name,
                         hint="give the config and the workdir of that training")
+
+    def has(self, name: str) -> bool:
+        """Whether `part` of it can be had."""
+        whole = isinstance(self.system, tavid.System) and name in self.system.parts
+        return whole or isinstance(self.system, PARTS[name])
 
     def key(self, *names: str) -> str:
         """Names a row by all that decides it."""

@@ -84,7 +84,8 @@ def _write(out: pathlib.Path, streams: Streams, decoder: decode.Decoder, prompt:
     if not decoder.family.heard:
         return paths
     if prompt.speakers:
-        return paths | _write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder)
+        return paths | _write_dialogue(out, decoder.speakers(streams), prompt.speakers, decoder,
+                                       prompt.identity)
     streams, = decoder.speakers(streams)
     if not decoder.has_audio(streams):
         raise UserError("nothing was generated", where=prompt.task, expected="at least one frame",
@@ -159,7 +160,7 @@ def held(pictures: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
 
 
 def write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequence[str],
-                   decoder: decode.Decoder) -> dict[str, pathlib.Path]:
+                   decoder: decode.Decoder, identities=None) -> dict[str, pathlib.Path]:
     """The files of a dialogue, {"<name>.wav", "<name>.mp4", ..., "wav", "mp4": path}; no mp4 where
     there is nothing to see.
 
@@ -167,14 +168,15 @@ def write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequen
       out: path without extension.
       speakers: streams of each.
       names: of each, fit for files.
+      identities: of each, whose puppet is drawn where streams are of no pictures.
     """
     with together(out) as inside:
-        paths = _write_dialogue(inside, speakers, names, decoder)
+        paths = _write_dialogue(inside, speakers, names, decoder, identities)
     return placed(out, paths)
 
 
 def _write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Sequence[str],
-                    decoder: decode.Decoder) -> dict[str, pathlib.Path]:
+                    decoder: decode.Decoder, identities) -> dict[str, pathlib.Path]:
     if not decoder.has_audio(speakers[0]):
         raise UserError("nothing was generated", where="the dialogue",
                         expected="at least one frame", found="0",
@@ -183,7 +185,10 @@ def _write_dialogue(out: pathlib.Path, speakers: Sequence[Streams], names: Seque
     sounds = [decoder.waveform(speaker) for speaker in speakers]
     drawn = []
     if decoder.has_motion(speakers[0]):
-        drawn = [decoder.pictures(speaker) for speaker in speakers]
+        whose = [{}] * len(speakers) if identities is None else [{"identity": x}
+                                                                 for x in identities]
+        drawn = [decoder.pictures(speaker, **one)
+                 for speaker, one in zip(speakers, whose, strict=True)]
     count = drawn[0][0] if drawn else round(max(map(len, sounds)) / rate * fps)
     sounds = level([fitted(sound, round(count / fps * rate)) for sound in sounds])
     mix = np.sum(sounds, axis=0)

@@ -157,6 +157,7 @@ def decoder():
                    "latents": {}}, {"tokenizer": tokens.arrays(), "faces": faces.arrays(),
                                     "vae": {}, "speakers": {
                        "names": np.array(["ada", "ben", "cleo", "dan"]),
+                       "identity": np.stack(list(identities.identities(6, 0).values())[:4]),
                        "portraits": np.stack(people[:4])}})
 
 
@@ -236,6 +237,11 @@ def test_pieces_hold_what_the_text_model_has_seen(prompt, decoder, workdir):
                                           + "\nAnna: Oh yes I see that now.")
     large = prompt(script="sentence.txt").pieces
     assert [int(p["said_tokens"]) for p in large] == [0, 0, 0] and len(large[1]["tokens"]) > 80
+    config = generate.load_config(workdir)
+    config.system.text.row_frames = 240  # 4.8 s: every turn is a piece, of more than .4 of it
+    script = {"script": str(workdir / "talk.txt"), "portraits": "ada,ben"}
+    short = generate.prompt_of(config, Talkers(config.system), decoder, **script).pieces
+    assert [int(p["said_tokens"]) > 0 for p in short] == [False, True, True, True]
 
 
 def test_three_talk_in_pieces(house, workdir, tmp_path, decoder, monkeypatch):
@@ -305,6 +311,35 @@ def test_portraits_may_be_unchecked_or_those_of_training(house, prompt, workdir,
                               script=str(workdir / "talk.txt"), portraits="dan, cleo")
     np.testing.assert_array_equal(made.conditions["portraits"],
                                   decoder.codecs["speakers"]["portraits"][[3, 2]])
+
+
+def test_faces_of_motion_are_drawn_as_the_puppets_of_the_portraits(workdir, tmp_path, decoder):
+    class Movers(Talkers):
+        makes = {"dialogue": ("units", "mel", "motion"), "avatar": ("mel",)}
+
+        def __init__(self, config):  # looks at no reference, so that there need be no VAE
+            super().__init__(config)
+            del self.conditions_spec["reference"]
+
+    class Drawn(Codecs):
+        def pictures(self, streams, identity):
+            shown = np.full((32, 32, 3), 100 * (identity == whose[0]).all(), np.uint8)
+            return len(streams["latents"]), iter([shown] * len(streams["latents"]))
+
+    puppets = Drawn(decoder.recipes | {"motion": {"face": {"kind": "puppet"}, "face_dim": 16}},
+                    decoder.codecs)
+    whose = decoder.codecs["speakers"]["identity"][[3, 2]]
+    config, script = generate.load_config(workdir), str(workdir / "talk.txt")
+    system = Movers(config.system)
+    made = generate.prompt_of(config, system, puppets, script=script, portraits="dan,cleo")
+    np.testing.assert_array_equal(made.identity, whose)
+    for one, portraits in ((decoder, "dan,cleo"), (puppets, f"{workdir / 'a.png'},dan")):
+        with pytest.raises(UserError, match="a face that cannot be drawn.*ada, ben, cleo.*faces="):
+            generate.prompt_of(config, system, one, script=script, portraits=portraits)
+    streams = {"mel": np.zeros((80, 80)), "latents": np.zeros((20, *LATENTS))}
+    files = video.write_dialogue(tmp_path / "talk", [streams] * 2, ("a", "b"), puppets, whose)
+    film = next(media.iterate_video(files["mp4"]))[2]
+    assert film[:, :32].mean() > 90 and film[:, 32:].mean() < 10
 
 
 def test_settings_of_parts(workdir):

@@ -12,7 +12,8 @@ from avjax.systems import api
 from avjax.systems.api import Spec, build
 from avjax.systems.tavid import config as tavid
 from avjax.systems.tavid.acoustic.expand import mel_frames
-from avjax.systems.tavid.history import LONGEST, TURN, History, joined, later
+from avjax.systems.tavid.history import LONGEST, TURN, History
+from avjax.systems.tavid.joining import joined, later
 from avjax.systems.tavid.visual import sampler
 from tests.systems.tavid_text_tiny import small
 

@@ -28,6 +28,43 @@ def system():
     return api.build(c)
 
 
+def test_faces_of_motion_go_on_as_in_one_go():
+    """Without a visual part: no pictures are needed, and motion after what was heard is that of all
+    in one go, streamed or not."""
+    c = config.tiny()
+    c.faces = "motion"
+    for part in (c.text, c.acoustic, c.mapper):
+        part.num_units = 12
+    c.mapper.update(dict(d_model=16, num_blocks=1, num_heads=2, token_dim=8, unit_dim=8, tokens=1,
+                         target_dim=9))
+    system = api.build(c)
+    assert list(system.parts) == ["text", "acoustic", "mapper", "speaker"]
+    assert not {"reference", "first_motion", "latents"} & {*system.conditions_spec,
+                                                           *system.streams_spec}
+    assert system.makes["dialogue"] == ("units", "mel", "motion", "voices")
+    rng = np.random.default_rng(0)
+    params = {"mapper": jax.tree.map(
+        lambda x: 0.2 * rng.standard_normal(x.shape, np.float32),
+        jax.eval_shape(system.parts["mapper"].init, jax.random.key(0)))}
+    units = rng.integers(0, 12, (1, 34, 2)).astype(np.int32)
+    faces = jax.jit(lambda given: system.faces(params, given, jax.random.split(
+        jax.random.key(0), 1)))
+    whole = faces({"units": units, "units_length": np.array([34])})["motion"]
+    after = {"units": units[:, 14:], "units_length": np.array([20])}
+    heard = {"heard": np.pad(units[:, :14], ((0, 0), (0, 6), (0, 0))),
+             "heard_length": np.array([14])}
+    made = faces(after | heard)
+    assert made["motion"].shape == (1, 10, 2, 9) and made["motion_length"][0] == 10
+    np.testing.assert_allclose(made["motion"], whole[:, 7:], atol=1e-5)
+    assert np.abs(faces(after)["motion"] - whole[:, 7:]).max() > 1e-3
+    steps = system.steps("avatar")  # the sound is another part's
+    steps._voices = lambda *_: np.zeros((1, 2, 256), np.float32)
+    steps._sound = lambda *_: {"mel": np.zeros((1, 34, 2, 80)), "mel_length": np.array([34])}
+    [chunk] = steps(params, after | heard, jax.random.split(jax.random.key(0), 1))
+    np.testing.assert_allclose(chunk.streams["motion"], made["motion"], atol=1e-5)
+    assert chunk.seconds == 20 / 50
+
+
 @pytest.mark.slow
 def test_clip_by_clip_is_all_at_once(system):
     rng = np.random.default_rng(0)

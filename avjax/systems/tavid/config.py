@@ -7,6 +7,7 @@ from avjax.errors import UserError
 from avjax.fields import Section, field
 from avjax.nn import config_fields
 from avjax.systems.tavid.acoustic import config as acoustic_config
+from avjax.systems.tavid.mapper import config as mapper_config
 from avjax.systems.tavid.speaker import config as speaker_config
 from avjax.systems.tavid.text import config as text_config
 from avjax.systems.tavid.visual import config as visual_config
@@ -18,18 +19,28 @@ class Config(Section):
     acoustic: acoustic_config.Config = field(None, "Units to mel.")
     visual: visual_config.Config = field(None, "Units and a portrait to video.")
     speaker: speaker_config.Config = field(None, "A portrait to a voice.")
+    faces: str = field("pictures", "pictures, the visual part's video; motion, the Motion Mapper's "
+                       "face codes and poses, drawn as puppets [ours]: a dialogue is seen without "
+                       "a renderer.", choices=("pictures", "motion"))
+    mapper: mapper_config.Config = field(None, "Units to motion, where faces = motion; the visual "
+                                         "part is not there then.")
     mapped_share: float = field(0.5, "S7: share of speakers whose voice is the mapped one; the "
                                 "others keep the true one [ours].", minimum=0, maximum=1)
 
     @staticmethod
     def relations(c, need):
-        need(c.visual.stage == "temporal", "visual.stage", "temporal")
-        need(c.visual.driver == "units", "visual.driver", "units: a script has no sound yet")
+        mapper = "mapper" if c.faces == "motion" else "visual.mapper"
+        if c.faces == "motion":
+            need((c.mapper.target, c.mapper.head) == ("motion", "linear"), "mapper.target",
+                 "motion, with head = linear")
+        else:
+            need(c.visual.stage == "temporal", "visual.stage", "temporal")
+            need(c.visual.driver == "units", "visual.driver", "units: a script has no sound yet")
+            _check_agreement("face embedding", c, "visual.face_width", "speaker.face_dim")
         _check_agreement("number of speakers", c, "text.num_streams", "acoustic.num_speakers",
-                         "visual.mapper.streams", "speaker.speakers")
+                         f"{mapper}.streams", "speaker.speakers")
         _check_agreement("codebook", c, "text.num_units", "acoustic.num_units",
-                         "visual.mapper.num_units")
-        _check_agreement("face embedding", c, "visual.face_width", "speaker.face_dim")
+                         f"{mapper}.num_units")
         _check_agreement("voice", c, "acoustic.voice_dim", "speaker.voice_dim")
 
 
@@ -62,7 +73,8 @@ def tiny() -> ConfigDict:
     c.visual = visual_config.tiny()
     c.visual.stage = "temporal"
     c.speaker = speaker_config.tiny()
-    c.visual.mapper.num_units = c.text.num_units
+    c.mapper = mapper_config.tiny()
+    c.visual.mapper.num_units = c.mapper.num_units = c.text.num_units
     c.visual.face_width = c.speaker.face_dim
     return c
 

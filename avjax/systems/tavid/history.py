@@ -11,7 +11,6 @@ begin together, so that frames of a piece are those it would have in one go.
 Suffixes: B batch (of one in `History`), N text ids, U units, T mel frames, S speakers, M mel bands.
 """
 
-import jax.numpy as jnp
 import numpy as np
 
 from avjax.systems.api import Batch, System
@@ -24,23 +23,9 @@ HEARD = ("heard", "heard_length", "heard_mel")
 SAID = ("said", "said_length", "said_times", "said_tokens")
 
 
-def joined(before_BH, length_B, x_BT):
-    """(B, H + T, ...): the first `length_B` entries of `before`, then those of x; what is behind
-    them is anything."""
-    H = before_BH.shape[1]
-    both = jnp.concatenate([before_BH, x_BT.astype(before_BH.dtype)], axis=1)
-    at_T, length_B1 = jnp.arange(both.shape[1]), jnp.reshape(length_B, (-1, 1))
-    return _take(both, jnp.where(at_T < length_B1, at_T, at_T - length_B1 + H))
-
-
-def later(x_BT, first_B, count: int):
-    """(B, count, ...): the entries of x from `first_B` on; the last one is repeated."""
-    return _take(x_BT, jnp.arange(count) + jnp.reshape(first_B, (-1, 1)))
-
-
-def _take(x_BT, index_BJ):
-    index = jnp.minimum(index_BJ, x_BT.shape[1] - 1)
-    return jnp.take_along_axis(x_BT, index.reshape(*index.shape, *(1,) * (x_BT.ndim - 2)), axis=1)
+def looked_back(begin: int) -> int:
+    """Units of `heard`, of a piece that begins at unit `begin` of the dialogue."""
+    return begin % TURN + TURN * (begin >= TURN)
 
 
 class History:
@@ -70,7 +55,7 @@ class History:
         room = conditions["room"].shape[1]
         times_1N = np.zeros(conditions["tokens"].shape, np.float32)
         times_1N[:, :count] = self._times[:, self._times.shape[1] - count:]
-        heard = self._begin % TURN + TURN * (self._begin >= TURN)
+        heard = looked_back(self._begin)
         frames = mel_frames(heard)
         return conditions | {
             "said": _padded(self._last[:, :length], room), "said_times": times_1N,

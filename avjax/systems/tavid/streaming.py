@@ -21,7 +21,7 @@ from avjax.systems.tavid.history import History
 from avjax.systems.tavid.visual import sampler
 
 CLIPS = 6  # the shortest room that is compiled for; a clip is compiled once
-TIMED = ("units", "mel", "latents")
+TIMED = ("units", "mel", "latents", "motion")
 
 
 @functools.lru_cache(maxsize=16)
@@ -34,8 +34,16 @@ class DialogueSampler:
     """One task of a System (avjax.systems.tavid.System), compiled part by part."""
 
     def __init__(self, system: System, task: str):
-        visual = system.parts["visual"]
         self._task = task
+        self._units = jax.jit(system.units)
+        self._sound = jax.jit(system.sound)
+        self._voices = jax.jit(system.voices)
+        self._frames = 1  # of a clip
+        visual = system.parts.get("visual")
+        if visual is None:  # faces are quick: all of a piece at once
+            self._motion = jax.jit(system.faces)
+            return
+        self._motion = None
         self._frames = visual.config.clip
         self._before = visual.config.unet.motion_frames
 
@@ -46,9 +54,6 @@ class DialogueSampler:
             return sampler.sample_clip(visual, params["visual"], reference, faces, tokens, before,
                                        keys_N)
 
-        self._units = jax.jit(system.units)
-        self._sound = jax.jit(system.sound)
-        self._voices = jax.jit(system.voices)
         self._begin = jax.jit(lambda params, given,
                               keys: sampler.begin(visual, params["visual"], given,
                                                   system.part_keys("visual", keys)))
@@ -78,6 +83,11 @@ class DialogueSampler:
             yield Chunk(out, length / UNIT_RATE)
             return
         frames = length // 2
+        if self._motion:
+            made = np.asarray(self._motion(params, given, keys)["motion"])[:, :frames]
+            yield Chunk(out | {"motion": made, "motion_length": np.array([frames], np.int32)},
+                        length / UNIT_RATE)
+            return
         none = np.zeros((1, 0, *given["reference"].shape[1:]), np.float32)
         yield Chunk(out | {"latents": none, "latents_length": np.array([0], np.int32)}, 0.0)
         *always, before = self._begin(params, given, keys)
@@ -111,7 +121,6 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
         clock = begin
         last_BTShwC = None
         chunk = None
-        kept = conditions["first_motion"].shape[2]
         for chunk in steps(params, conditions | carried, piece_keys):
             new = {name: x for name, x in chunk.streams.items()
                    if not name.endswith("_length") and (k == 0 or name in TIMED)
@@ -122,7 +131,7 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
             if "latents" in new:
                 seen = new["latents"] if last_BTShwC is None else np.concatenate(
                     [last_BTShwC, new["latents"]], axis=1)
-                last_BTShwC = seen[:, -kept:]
+                last_BTShwC = seen[:, -conditions["first_motion"].shape[2]:]
             for name in TIMED:
                 if name in new:
                     total[name] = total.get(name, 0) + new[name].shape[1]

@@ -13,14 +13,15 @@ from ml_collections import FrozenConfigDict
 
 from avjax.systems import api
 from avjax.systems.api import Rows, Spec
-from avjax.systems.tavid import acoustic, speaker, streaming, text, visual
-from avjax.systems.tavid.acoustic.expand import mel_frames
+from avjax.systems.tavid import acoustic, mapper, speaker, streaming, text, visual
 from avjax.systems.tavid.acoustic.rows import AcousticRows
 from avjax.systems.tavid.config import check
-from avjax.systems.tavid.history import HEARD, SAID, joined, later
+from avjax.systems.tavid.history import HEARD, SAID
 
 PARTS = {"text": text.System, "acoustic": acoustic.System, "visual": visual.System,
-         "speaker": speaker.System}
+         "mapper": mapper.System, "speaker": speaker.System}
+# the part that makes faces, and the stream that it makes, by config.faces
+FACES = {"pictures": ("visual", "latents"), "motion": ("mapper", "motion")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +46,19 @@ class DialogueRows(Rows):
 
 
 class System(api.System):
-    """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual", "speaker"}: those
-    of the parts."""
+    """See avjax.systems.api.System. Parameters are {"text", "acoustic", "visual" (or "mapper", see
+    config.faces), "speaker"}: those of the parts."""
 
     tasks = ("dialogue", "avatar", "speech")
-    makes = {"dialogue": ("units", "mel", "latents", "voices"),  # from the text
-             "avatar": ("mel", "latents", "voices"),  # from the units of every speaker
-             "speech": ("units", "mel", "voices")}  # from the text, without faces
-
     def __init__(self, config):
         check(config)
         self.config = c = FrozenConfigDict(config)
-        self.parts = {name: make(c[name]) for name, make in PARTS.items()}
+        self._face_part, seen = FACES[c.faces]
+        unused = {part for part, _ in FACES.values()} - {self._face_part}
+        self.parts = {name: make(c[name]) for name, make in PARTS.items() if name not in unused}
+        self.makes = {"dialogue": ("units", "mel", seen, "voices"),  # from the text
+                      "avatar": ("mel", seen, "voices"),  # from the units of every speaker
+                      "speech": ("units", "mel", "voices")}  # from the text, without faces
         faces = self.parts["speaker"].conditions_spec
         self._sound = self.parts["acoustic"]
         self.rows = DialogueRows(self._sound.rows, tuple(faces))
@@ -116,7 +118,8 @@ class System(api.System):
         """Streams of `makes[task]` with "<stream>_length", for conditions of every speaker; keys
         (B,).
 
-        units (B, N, S), mel (B, T, S, 80), latents (B, T', S, h, w, c), voices (B, S, V).
+        units (B, N, S), mel (B, T, S, 80), latents (B, T', S, h, w, c) or motion (B, T', S, M),
+        voices (B, S, V).
         Optional conditions, of a piece that goes on from others: those of
         avjax.systems.tavid.history.
         """
@@ -128,8 +131,12 @@ class System(api.System):
         out = {"voices": self.voices(params, conditions)} | (units if task != "avatar" else {})
         out |= self.sound(params, conditions | units, out["voices"], keys)
         if task != "speech":
-            out |= self._run("visual", params, conditions | units, keys, also=HEARD)
+            out |= self.faces(params, conditions | units, keys)
         return out
+
+    def faces(self, params, conditions, keys):
+        """{"latents" or "motion", "<it>_length"} of every speaker, for units of all."""
+        return self._run(self._face_part, params, conditions, keys, also=HEARD)
 
     @property
     def context(self) -> int:
@@ -164,18 +171,10 @@ class System(api.System):
     def sound(self, params, conditions, voices_BSV, keys):
         """{"mel", "mel_length"} of the units, which goes on from what was heard: where the acoustic
         part takes frames of the answer, its sound, else the units alone."""
-        if "heard" not in conditions:
-            return self._run("acoustic", params,
-                             conditions | {"voices": voices_BSV, "prompt": None}, keys)
-        heard_B, units_BNS = conditions["heard_length"], conditions["units"]
-        before_B = mel_frames(heard_B)
-        prompt = {"prompt": conditions["heard_mel"], "prompt_length": before_B}
-        out = self._run("acoustic", params, conditions | prompt | {
-            "voices": voices_BSV, "units": joined(conditions["heard"], heard_B, units_BNS),
-            "units_length": conditions["units_length"] + heard_B}, keys)
-        # one frame more than of the units alone: where they begin is no frame's begin
-        frames, length_B = mel_frames(units_BNS.shape[1]) + 1, out["mel_length"] - before_B
-        return {"mel": later(out["mel"], before_B, frames), "mel_length": length_B}
+        given = conditions | {"voices": voices_BSV}
+        if "heard" in conditions:
+            return self._sound.go_on(params["acoustic"], given, self.part_keys("acoustic", keys))
+        return self._run("acoustic", params, given | {"prompt": None}, keys)
 
     def part_keys(self, name: str, keys):
         """Keys (B,) of one part."""

@@ -72,8 +72,8 @@ def with_hash(codec) -> dict:
 
 def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer: int, seed: int,
             normalise: str = "auto") -> UnitEncoder:
-    """Published, or fitted on speech of a split and numbered so that unit 0 is silence. Over all
-    accelerators of this process.
+    """Published, or fitted on speech of a split and numbered so that unit 0 is the quietest. Over
+    all accelerators of this process.
 
     Args:
       job: fits once, whoever of several parts comes first (`Partial.once`).

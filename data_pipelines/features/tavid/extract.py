@@ -5,7 +5,7 @@ A dialogue of T25 frames at 25 Hz (its duration, cut to whole ones) has
     tokens (n,), token_speaker (n,), turns (K, 6)      of its script, see tokenizer.py; absent
                                      where no dialogue has one
     units (2 T25, S)                 semantic units at 50 Hz of each speaker's whole channel, then
-                                     cut; 0 is silence where they are fitted
+                                     cut; 0 is the quietest where they are fitted
     mel (441 * 2 T25 // 256, S, 80)  normalised log-mel of each channel
     voices (S, 256)                  speaker embeddings of the whole recording
     portraits (S, H, W, 3), faces (S, F)               of each speaker, and its face embedding

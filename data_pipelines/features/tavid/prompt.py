@@ -16,6 +16,7 @@ its text begins with that of the piece before (see avjax/systems/tavid/history.p
 continues the last frames.
 """
 
+import itertools
 import json
 import pathlib
 import re
@@ -81,24 +82,28 @@ class PromptBuilder(prompting.PromptBuilder):
         if task == "avatar":
             names = tuple(json.loads(row["speakers"]))
             row = row | _shown(request, names, row, system, decoder)
-            return _of_row(system, row, task, names)
+            return _of_row(system, row, task, names, _identities(row, request, system, decoder))
         if request.script:
             what = script.read(request.script, names=names)
         else:
             what = script.parse(row["text"], names=tuple(json.loads(row["speakers"])), where=where)
         who = _shown(request, what.names, row, system, decoder)
+        identity = _identities(row, request, system, decoder)
         tokenizer = DialogueTokenizer.from_codec(decoder.recipes.get("tokens"),
                                                  decoder.codecs.get(CODEC))
         _check_letters(what, tokenizer, where)
         whole, small = (_fits(tokenizer, system, share) for share in (1.0, PIECE))
         parts = cut(what, small, where, alone=whole) if whole(what) else [what]
         if row and not request.script and len(parts) == 1:  # as it was trained and is evaluated
-            return _of_row(system, row | who, task, what.names)
-        told = [_told(before, part, small) for before, part in
-                zip([None, *parts], parts, strict=False)]
-        encoded = [tokenizer.encode(_together(before, part)) for before, part in
-                   zip(told, parts, strict=True)]
-        said = [len(tokenizer.encode(before).tokens) if before else 0 for before in told]
+            return _of_row(system, row | who, task, what.names, identity)
+        alone = [tokenizer.encode(part) for part in parts]
+        encoded, said = alone[:1], [0]
+        for before, (first, second) in zip(alone, itertools.pairwise(parts), strict=False):
+            both = tokenizer.encode(script.Script((*first.turns, *second.turns), what.names))
+            # whether their frames fit is known when the first has been spoken (history.py)
+            fits = len(both.tokens) <= system.config.text.row_tokens
+            encoded.append(both if fits else alone[len(encoded)])
+            said.append(len(before.tokens) if fits else 0)
         room = max(_room(expected_seconds(part), system) for part in parts)
         pieces = tuple(padding.complete(system, {
             "tokens": e.tokens, "token_speaker": e.token_speaker,
@@ -106,6 +111,7 @@ class PromptBuilder(prompting.PromptBuilder):
             "room": np.zeros(room, np.int32)} | who)
             for e, n in zip(encoded, said, strict=True))
         return Prompt(task, pieces, room, row["id"] if row else what.text, bounded=True,
+                      identity=identity,
                       remarks=_remarks(what, parts, encoded), speakers=file_names(what.names),
                       seconds=sum(map(expected_seconds, parts)))
 
@@ -128,11 +134,12 @@ def _check_letters(what: script.Script, tokenizer: DialogueTokenizer, where: str
             check_letters(said.text, spoken, f"{where}, {said.text[:30]!r}")
 
 
-def _of_row(system, row, task: str, names: tuple[str, ...]) -> Prompt:
+def _of_row(system, row, task: str, names: tuple[str, ...], identity) -> Prompt:
     """An example as the system itself conditions on it."""
     conditions, frames = system.conditions(row, task)
     given = {"units": np.asarray(row["units"])} if task == "avatar" else {}
     return Prompt(task, (padding.complete(system, conditions),), frames, row["id"],
+                  identity=identity,
                   speakers=file_names(names), seconds=len(row["units"]) / UNIT_RATE, given=given)
 
 
@@ -161,18 +168,6 @@ def cut(what: script.Script, fits: Callable[[script.Script], str], where: str, *
             out.append(whole.part(first, last - 1))
             first = last - 1
     return [*out, whole.part(first, len(turns))]
-
-
-def _told(before: script.Script | None, part: script.Script,
-          fits: Callable[[script.Script], str]) -> script.Script | None:
-    """The piece before, where its text may begin that of a piece; None where there is none, or one
-    of the two takes more than its share."""
-    return before if before and not fits(before) and not fits(part) else None
-
-
-def _together(before: script.Script | None, part: script.Script) -> script.Script:
-    """One script of both."""
-    return script.Script((*(before.turns if before else ()), *part.turns), part.names)
 
 
 def expected_seconds(what: script.Script) -> float:
@@ -218,9 +213,9 @@ def _room(seconds: float, system) -> int:
 
 def _shown(request: Request, names, row, system, decoder) -> dict[str, np.ndarray]:
     """{"faces" (S, F), "portraits" (S, H, W, 3), "reference" (S, h, w, 4)} of the given portraits,
-    else of the example."""
+    else of the example; what the system looks at of them."""
     streams = system.conditions_spec["faces"].shape[1]
-    files = [f.strip() for f in request.portraits.split(",") if f.strip()]
+    files, wanted = _files(request), system.conditions_spec.keys()
     given = len(files) if files or not row else len(row["portraits"])
     if given != len(names):
         raise UserError("another number of portraits than of speakers", where="--portraits",
@@ -232,7 +227,7 @@ def _shown(request: Request, names, row, system, decoder) -> dict[str, np.ndarra
                         expected=str(streams), found=f"{len(names)}: {', '.join(names)}",
                         hint="use a model of that many streams")
     if not files:
-        return {name: row[name] for name in ("faces", "portraits", "reference")}
+        return {name: row[name] for name in ("faces", "portraits", "reference") if name in wanted}
     if request.face not in ("", "checked", portraits.UNCHECKED):
         raise UserError("no such way to look at portraits", where="--face",
                         expected=f"checked or {portraits.UNCHECKED}",
@@ -240,10 +235,35 @@ def _shown(request: Request, names, row, system, decoder) -> dict[str, np.ndarra
     checked = request.face != portraits.UNCHECKED
     shown_SHWC = np.stack([_portrait(f, checked, decoder) for f in files])
     encoder = portrait.from_recipe(decoder.recipes["faces"], decoder.codecs.get("faces"))
-    codec = pictures.from_recipe(decoder.recipes["latents"], decoder.codec("vae"))
-    return {"faces": np.stack([encoder.of_file(f, x) for f,
-                               x in zip(files, shown_SHWC, strict=True)]),
-            "portraits": shown_SHWC, "reference": np.asarray(codec.encode(shown_SHWC), np.float32)}
+    out = {"faces": np.stack([encoder.of_file(f, x) for f,
+                              x in zip(files, shown_SHWC, strict=True)]), "portraits": shown_SHWC}
+    if "reference" in wanted:
+        codec = pictures.from_recipe(decoder.recipes["latents"], decoder.codec("vae"))
+        out["reference"] = np.asarray(codec.encode(shown_SHWC), np.float32)
+    return {name: x for name, x in out.items() if name in wanted}
+
+
+def _files(request: Request) -> list[str]:
+    """The portraits, one by one."""
+    return [f.strip() for f in request.portraits.split(",") if f.strip()]
+
+
+def _identities(row, request: Request, system, decoder) -> np.ndarray | None:
+    """(S, I) puppets to draw, where faces are motion and not pictures: those of the portraits,
+    which are speakers of the training data then, else of the example; None where there is nothing
+    to draw."""
+    if "motion" not in system.makes[request.task or system.tasks[0]]:
+        return None
+    files, known = _files(request), prompting.identities(decoder.codecs)
+    if not files and row:
+        return row.get("identity")
+    strangers = [f for f in files if f not in known]
+    if strangers or decoder.face_kind != "puppet":
+        raise UserError("a face that cannot be drawn", where="--portraits, config.system.faces",
+                        expected="puppets: names of speakers of the training data, such as "
+                        + ", ".join(list(known)[:3]), found=", ".join(strangers or files),
+                        hint="or --task=speech for sound alone, or train with faces=pictures")
+    return np.stack([known[f] for f in files])
 
 
 def _portrait(name: str, checked: bool, decoder) -> np.ndarray:

@@ -23,6 +23,7 @@ from avjax.systems.tavid.acoustic.expand import UNIT_RATE, expand, mel_frames
 from avjax.systems.tavid.acoustic.model import AcousticNet
 from avjax.systems.tavid.acoustic.rows import AcousticRows, check_units
 from avjax.systems.tavid.acoustic.usdm import VoiceboxNet
+from avjax.systems.tavid.joining import joined, later
 
 NEAR = 0.05
 NETWORKS = {"dit": AcousticNet, "usdm": VoiceboxNet}
@@ -210,6 +211,22 @@ class System(api.System):
                                 temperature=c.temperature,
                                 prompt=prompt_BTSM, is_prompt=is_prompt)
         return {"mel": x_BTSM * mask_BT[..., None, None], "mel_length": length_B.astype(jnp.int32)}
+
+    def go_on(self, params, conditions, keys):
+        """`generate` of units that follow others: of the conditions heard (B, H, S), heard_length
+        (B,) and, looked at with config.prompt, heard_mel (B, T', S, M) the first `heard_length`
+        units and their frames are real. One frame more than of the units alone: where they begin is
+        no frame's begin."""
+        heard_B, units_BNS = conditions["heard_length"], conditions["units"]
+        before_B = mel_frames(heard_B)
+        given = {name: conditions[name] for name in self.conditions_spec if name in conditions}
+        out = self.generate(params, given | {
+            "prompt": conditions["heard_mel"], "prompt_length": before_B,
+            "units": joined(conditions["heard"], heard_B, units_BNS),
+            "units_length": conditions["units_length"] + heard_B}, keys)
+        frames = mel_frames(units_BNS.shape[1]) + 1
+        return {"mel": later(out["mel"], before_B, frames), "mel_length": out["mel_length"]
+                - before_B}
 
     def guided(self, params, x_RTM, t_R, given):
         """v_none + guidance_units (v_units - v_none) + guidance_voice (v_all - v_units); `units`

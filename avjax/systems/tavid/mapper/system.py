@@ -19,6 +19,7 @@ from avjax.fields import plain
 from avjax.nn.layers import Dense, compute_dtype
 from avjax.systems import api
 from avjax.systems.api import Spec
+from avjax.systems.tavid.joining import joined, later
 from avjax.systems.tavid.mapper.config import Net, check
 from avjax.systems.tavid.mapper.net import MotionMapper, each_speaker_first
 from avjax.systems.tavid.mapper.rows import UNITS_A_FRAME, MapperRows, check_units
@@ -116,14 +117,20 @@ class System(api.System):
         return {"units": units, "units_length": np.int32(len(units))}, len(units) // UNITS_A_FRAME
 
     def generate(self, params, conditions, keys, task=""):
-        """The target of every stream; nothing random, so `keys` is not read."""
+        """The target of every stream; nothing random, so `keys` is not read. Optional conditions
+        heard (B, H, S) and heard_length (B,), whole frames: units of all speakers before."""
         del keys
         c = self.config
-        units_BUS = conditions["units"]
-        B, U, S = units_BUS.shape
+        units_BUS, length_B = conditions["units"], conditions["units_length"]
+        (B, U, S), heard_B = units_BUS.shape, conditions.get("heard_length")
+        if heard_B is not None:
+            units_BUS = joined(conditions["heard"], heard_B, units_BUS)
+            length_B = length_B + heard_B
         made = self.net.apply({"params": params}, each_speaker_first(units_BUS),
-                              jnp.repeat(conditions["units_length"], S))
+                              jnp.repeat(length_B, S))
         made_BTSM = jnp.moveaxis(made.reshape(B, S, -1, c.target_dim), 1, 2)
+        if heard_B is not None:
+            made_BTSM = later(made_BTSM, heard_B // UNITS_A_FRAME, U // UNITS_A_FRAME)
         return {c.target: made_BTSM,
                 f"{c.target}_length": conditions["units_length"] // UNITS_A_FRAME}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from avjax.flow.guidance import guide
-from avjax.systems.tavid.history import later
+from avjax.systems.tavid.joining import later
 from avjax.systems.tavid.text import plan
 from avjax.systems.tavid.text.config import RATE, bos, eos
 from avjax.systems.tavid.text.draws import draw, nucleus

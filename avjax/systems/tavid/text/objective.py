@@ -30,6 +30,24 @@ def before(units_BIJ, config):
     return jnp.pad(units_BIJ, ((0, 0), (1, 0), (0, 0)), constant_values=bos(config))[:, :-1]
 
 
+def read(net, params, batch, before_BIJ, units_BIJ, length_B, rngs):
+    """The text that was read (B, N, E), and the units' logits (B, I, J, V) after `before`; the
+    decoder sees `length_B` text ids."""
+    text_BNE = net.apply({"params": params}, batch["tokens"], batch["token_speaker"],
+                         batch["tokens_length"],
+                         method="encode", rngs=rngs)
+    hidden_BID = net.apply({"params": params}, before_BIJ, text_BNE, batch["times"], length_B,
+                           method="hidden", rngs=rngs)
+    return text_BNE, net.apply({"params": params}, hidden_BID, units_BIJ, method="logits")
+
+
+def entropy(logits_BIJV, units_BIJ):
+    """Nats of each unit (B, I, J)."""
+    total_BIJ = jax.nn.logsumexp(logits_BIJV, axis=-1)
+    own_BIJ = jnp.take_along_axis(logits_BIJV, units_BIJ[..., None], axis=-1)[..., 0]
+    return total_BIJ - own_BIJ
+
+
 def loss(net, params, batch, key, config):
     """Scalar and metrics: "units" nats a unit, "talk" nats a unit outside long silence, "accuracy"
     of the likeliest unit, "end" nats of EOS, "plan" nats a token."""
@@ -44,16 +62,8 @@ def loss(net, params, batch, key, config):
         before_BIJ = jnp.where(hidden_BIJ, pad(config), before_BIJ)
     rngs = {"dropout": dropout_key} if config.dropout else {}
     # the encoder always reads, for its plan; the decoder sees what the dropout leaves
-    text_BNE = net.apply({"params": params}, batch["tokens"], batch["token_speaker"],
-                         batch["tokens_length"],
-                         method="encode", rngs=rngs)
-    hidden_BID = net.apply({"params": params}, before_BIJ, text_BNE, batch["times"], length_B,
-                           method="hidden", rngs=rngs)
-    logits_BIJV = net.apply({"params": params}, hidden_BID, units_BIJ, method="logits")
-
-    total_BIJ = jax.nn.logsumexp(logits_BIJV, axis=-1)
-    own_BIJ = jnp.take_along_axis(logits_BIJV, units_BIJ[..., None], axis=-1)[..., 0]
-    entropy_BIJ = total_BIJ - own_BIJ
+    text_BNE, logits_BIJV = read(net, params, batch, before_BIJ, units_BIJ, length_B, rngs)
+    entropy_BIJ = entropy(logits_BIJV, units_BIJ)
 
     def mean(x, weight):
         return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-6)

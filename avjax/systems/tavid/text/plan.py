@@ -46,11 +46,16 @@ def steps_of(times_BN):
 
 def loss(logits_BNM, times_BN, real_BN):
     """Mean cross-entropy of the steps' bins over real tokens."""
+    return jnp.sum(entropy(logits_BNM, times_BN) * real_BN) / jnp.maximum(jnp.sum(real_BN), 1.0)
+
+
+def entropy(logits_BNM, times_BN):
+    """Nats of the step to each token (B, N)."""
     bins_BN = jnp.clip(jnp.searchsorted(jnp.asarray(EDGES), steps_of(times_BN), side="right") - 1,
                        0, BINS - 1)
     picked_BN = jnp.take_along_axis(jax.nn.log_softmax(logits_BNM), bins_BN[..., None],
                                     axis=-1)[..., 0]
-    return -jnp.sum(picked_BN * real_BN) / jnp.maximum(jnp.sum(real_BN), 1.0)
+    return -picked_BN
 
 
 def sample(logits_BNM, real_BN, keys, temperature: float, known_BN=None, count_B=0, first_B=0):

@@ -19,7 +19,7 @@ from einops import rearrange
 
 from avjax.flow import diffusion
 from avjax.sharding.activations import active_mesh, platform
-from avjax.systems.tavid.history import joined, later
+from avjax.systems.tavid.joining import joined, later
 from avjax.systems.tavid.mapper.net import each_speaker_first
 from avjax.systems.tavid.visual.config import UNITS_A_FRAME
 from avjax.systems.tavid.visual.model import Place

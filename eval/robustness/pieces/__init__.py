@@ -1,0 +1,1 @@
+"""Does a long dialogue hold together where its pieces meet?"""
