@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
+from ml_collections import FrozenConfigDict
 
 from avjax.systems import registry
 
@@ -257,6 +260,41 @@ class System:
 def build(config) -> System:
     """The System that `config.name` picks: the class `System` of `avjax.systems.<name>`."""
     return registry.load(config.name)(config)
+
+
+_DRAWN: dict[Any, tuple[Params, Callable]] = {}  # see `_drawn`; the newest last
+_KEPT = 16
+
+
+def abstract_params(system: System) -> Params:
+    """Shapes of a system's parameters, without computing them. Traced once a config."""
+    return jax.tree.map(lambda x: x, _drawn(system)[0])  # the caller's own tree
+
+
+def new_params(system: System, key: jax.Array) -> Params:
+    """What `system.init` makes of a typed key, without the network's first pass; traced once a
+    config, together with `abstract_params`."""
+    shapes, draw = _drawn(system)
+    return jax.tree.unflatten(jax.tree.structure(shapes), draw(key))
+
+
+def _drawn(system: System) -> tuple[Params, Callable]:
+    """(shapes, function of a key that returns the leaves). Kept by the config, since jobs build a
+    system several times; a system of another making by itself."""
+    config = getattr(system, "config", None)
+    known = (type(system), config) if isinstance(config, FrozenConfigDict) else system
+    if known not in _DRAWN:
+        # no parameter depends on a mesh, and what is traced for one cannot be used on another
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            program, shapes = jax.make_jaxpr(system.init, return_shape=True)(jax.random.key(0))
+        draws, of_consts, _ = partial_eval.dce_jaxpr_consts(
+            program.jaxpr, [True] * len(program.jaxpr.outvars),
+            instantiate=[False] * len(program.consts) + [True])  # the key may be needed for nothing
+        consts = list(itertools.compress(program.consts, of_consts))
+        _DRAWN[known] = shapes, jaxpr_as_fun(ClosedJaxpr(draws, consts))
+        while len(_DRAWN) > _KEPT:
+            del _DRAWN[next(iter(_DRAWN))]
+    return _DRAWN[known]
 
 
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:

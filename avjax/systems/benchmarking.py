@@ -131,7 +131,7 @@ class Benchmark:
 
 def fresh(system: api.System):
     """Parameters of seed 0."""
-    return jax.jit(system.init)(jax.random.key(0))
+    return jax.jit(lambda key: api.new_params(system, key))(jax.random.key(0))
 
 
 def drawn(system: api.System):
@@ -144,7 +144,7 @@ def drawn(system: api.System):
         deviation = (shape.shape[-1] / max(shape.size, 1)) ** 0.5 if len(shape.shape) > 1 else 0.02
         return deviation * rng.standard_normal(shape.shape, np.float32)
 
-    return jax.tree.map(one, jax.eval_shape(system.init, jax.random.key(0)))
+    return jax.tree.map(one, api.abstract_params(system))
 
 
 def one_key() -> jax.Array:

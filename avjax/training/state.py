@@ -4,7 +4,6 @@
 kept in config.optimizer.frozen_dtype.
 """
 
-import weakref
 from typing import Any
 
 import jax
@@ -14,20 +13,10 @@ from jax.sharding import Mesh
 
 from avjax.sharding.mesh import batch_shardings, replicated
 from avjax.sharding.rules import Rules, like_params, param_shardings
-from avjax.systems.api import example_batch
+from avjax.systems.api import abstract_params, example_batch, new_params
 from avjax.training.optimizer import Optimizer
 
 State = dict[str, Any]
-
-
-_SHAPES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # system -> its parameters'
-
-
-def abstract_params(system) -> Any:
-    """Shapes of a system's parameters, without computing them. Traced once a system."""
-    if system not in _SHAPES:
-        _SHAPES[system] = jax.eval_shape(system.init, jax.random.key(0))
-    return jax.tree.map(lambda x: x, _SHAPES[system])  # the caller's own tree
 
 
 def trainable_part(params: Any, optimizer: Optimizer) -> Any:
@@ -52,7 +41,7 @@ def new_average(params: Any, optimizer: Optimizer) -> Any:
 
 
 def _new_state(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
-    params = stored(system.init(jax.random.key(seed)), optimizer)
+    params = stored(new_params(system, jax.random.key(seed)), optimizer)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
     return state | ({"ema": new_average(params, optimizer)} if ema else {})
