@@ -126,12 +126,7 @@ class Benchmark:
                                     for name, spec in system.conditions_spec.items()})
         return Compiled(name=f"sample {frames} frames", function=system.generate,
                         describe={"case": "sample", "frames": frames, "steps": steps},
-                        arguments=(fresh(system), conditions, one_key()))
-
-
-def fresh(system: api.System):
-    """Parameters of seed 0."""
-    return jax.jit(lambda key: api.new_params(system, key))(jax.random.key(0))
+                        arguments=(api.new_params(system), conditions, one_key()))
 
 
 def drawn(system: api.System):

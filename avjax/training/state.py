@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from avjax.sharding.mesh import batch_shardings, replicated
 from avjax.sharding.rules import Rules, like_params, param_shardings
-from avjax.systems.api import abstract_params, example_batch, new_params
+from avjax.systems.api import abstract_params, example_batch, params_keys, params_of
 from avjax.training.optimizer import Optimizer
 
 State = dict[str, Any]
@@ -40,8 +40,8 @@ def new_average(params: Any, optimizer: Optimizer) -> Any:
     return jax.tree.map(jnp.copy, trainable_part(params, optimizer))
 
 
-def _new_state(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
-    params = stored(new_params(system, jax.random.key(seed)), optimizer)
+def _new_state(system, optimizer: Optimizer, keys: list, ema: bool) -> State:
+    params = stored(params_of(system, keys), optimizer)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
     return state | ({"ema": new_average(params, optimizer)} if ema else {})
@@ -90,9 +90,9 @@ def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool
     places = jax.tree.map(lambda x: x.sharding, target)
     # Runs once: on CPU, optimising this program takes several times longer than running it.
     cpu = mesh.devices.flat[0].platform == "cpu"
-    make = jax.jit(lambda: _new_state(system, optimizer, seed, ema), out_shardings=places,
+    make = jax.jit(lambda keys: _new_state(system, optimizer, keys, ema), out_shardings=places,
                    compiler_options={"xla_backend_optimization_level": "0"} if cpu else None)
-    return make()
+    return make(params_keys(system, jax.random.key(seed)))
 
 
 def evaluation_params(state: State) -> Any:
