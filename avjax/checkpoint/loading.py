@@ -33,7 +33,7 @@ from avjax.checkpoint.files import (
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
 from avjax.storage import paths
-from avjax.systems import registry
+from avjax.systems import api, registry
 
 
 class Damaged(UserError):
@@ -63,7 +63,7 @@ def load(path: str | Path, system, which: str = "ema",
         candidates += [newest.parent / str(s) for s in reversed(older)]
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     problem: Exception | None = None
     for candidate in candidates:
         try:

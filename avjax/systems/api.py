@@ -7,12 +7,16 @@ docs/adding_a_system.md builds one from nothing.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jax.interpreters import partial_eval
+from ml_collections import FrozenConfigDict
 
 from avjax.systems import registry
 
@@ -257,6 +261,71 @@ class System:
 def build(config) -> System:
     """The System that `config.name` picks: the class `System` of `avjax.systems.<name>`."""
     return registry.load(config.name)(config)
+
+
+_DRAWN: dict[Any, tuple[Params, Callable, Callable]] = {}  # see `_drawn`; the newest last
+_KEPT = 16
+
+
+def abstract_params(system: System) -> Params:
+    """Shapes of a system's parameters, without computing them. Traced once a config."""
+    return jax.tree.map(lambda x: x, _drawn(system)[0])  # the caller's own tree
+
+
+def params_keys(system: System, key: jax.Array) -> list[np.ndarray]:
+    """The data of the keys that `system.init` derives from a typed key: what `params_of` takes. A
+    program that derives them itself takes three times as long to compile."""
+    return [np.asarray(jax.random.key_data(k)) for k in _drawn(system)[1](key)]
+
+
+def params_of(system: System, keys: Sequence[jax.Array]) -> Params:
+    """What `system.init` makes of the key that `params_keys` was given, without the network's first
+    pass. Pure and jittable; shares its trace with `abstract_params`."""
+    shapes, _, draw = _drawn(system)
+    return jax.tree.unflatten(jax.tree.structure(shapes),
+                              draw(*map(jax.random.wrap_key_data, keys)))
+
+
+def new_params(system: System, seed: int = 0) -> Params:
+    """The parameters that a training with this seed begins with, on the default device."""
+    return jax.jit(functools.partial(params_of, system))(params_keys(system, jax.random.key(seed)))
+
+
+def _drawn(system: System) -> tuple[Params, Callable, Callable]:
+    """(shapes; a key -> the keys derived from it; these -> the leaves). Kept by the config, since
+    jobs build a system several times; a system of another making by itself."""
+    config = getattr(system, "config", None)
+    known = (type(system), config) if isinstance(config, FrozenConfigDict) else system
+    if known not in _DRAWN:
+        # no parameter depends on a mesh, and what is traced for one cannot be used on another
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            program, shapes = jax.make_jaxpr(system.init, return_shape=True)(jax.random.key(0))
+        _DRAWN[known] = shapes, *_keys_and_draws(program)
+        while len(_DRAWN) > _KEPT:
+            del _DRAWN[next(iter(_DRAWN))]
+    return _DRAWN[known]
+
+
+def _keys_and_draws(program: ClosedJaxpr) -> tuple[Callable, Callable]:
+    """`program`, of one key, as (a function of it that returns keys, a function of these)."""
+    def needed(jaxpr):
+        live, of_consts, _ = partial_eval.dce_jaxpr_consts(
+            jaxpr, [True] * len(jaxpr.outvars),
+            instantiate=[False] * len(jaxpr.constvars) + [True] * len(jaxpr.invars))
+        return ClosedJaxpr(live, list(itertools.compress(program.consts, of_consts)))
+
+    def is_key(x):
+        return jax.dtypes.issubdtype(x.aval.dtype, jax.dtypes.prng_key)
+
+    whole = program.jaxpr
+    derive, draw = [], []
+    for equation in needed(whole).jaxpr.eqns:
+        (derive if all(map(is_key, equation.outvars)) else draw).append(equation)
+    taken = {x for equation in draw for x in equation.invars if not isinstance(x, Literal)}
+    keys = [x for x in (*whole.invars, *(x for equation in derive for x in equation.outvars))
+            if x in taken]
+    return (jaxpr_as_fun(needed(whole.replace(outvars=keys))),
+            jaxpr_as_fun(needed(whole.replace(invars=keys, eqns=draw))))
 
 
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -126,12 +126,7 @@ class Benchmark:
                                     for name, spec in system.conditions_spec.items()})
         return Compiled(name=f"sample {frames} frames", function=system.generate,
                         describe={"case": "sample", "frames": frames, "steps": steps},
-                        arguments=(fresh(system), conditions, one_key()))
-
-
-def fresh(system: api.System):
-    """Parameters of seed 0."""
-    return jax.jit(system.init)(jax.random.key(0))
+                        arguments=(api.new_params(system), conditions, one_key()))
 
 
 def drawn(system: api.System):
@@ -144,7 +139,7 @@ def drawn(system: api.System):
         deviation = (shape.shape[-1] / max(shape.size, 1)) ** 0.5 if len(shape.shape) > 1 else 0.02
         return deviation * rng.standard_normal(shape.shape, np.float32)
 
-    return jax.tree.map(one, jax.eval_shape(system.init, jax.random.key(0)))
+    return jax.tree.map(one, api.abstract_params(system))
 
 
 def one_key() -> jax.Array:

@@ -4,7 +4,6 @@
 kept in config.optimizer.frozen_dtype.
 """
 
-import weakref
 from typing import Any
 
 import jax
@@ -14,20 +13,10 @@ from jax.sharding import Mesh
 
 from avjax.sharding.mesh import batch_shardings, replicated
 from avjax.sharding.rules import Rules, like_params, param_shardings
-from avjax.systems.api import example_batch
+from avjax.systems.api import abstract_params, example_batch, params_keys, params_of
 from avjax.training.optimizer import Optimizer
 
 State = dict[str, Any]
-
-
-_SHAPES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # system -> its parameters'
-
-
-def abstract_params(system) -> Any:
-    """Shapes of a system's parameters, without computing them. Traced once a system."""
-    if system not in _SHAPES:
-        _SHAPES[system] = jax.eval_shape(system.init, jax.random.key(0))
-    return jax.tree.map(lambda x: x, _SHAPES[system])  # the caller's own tree
 
 
 def trainable_part(params: Any, optimizer: Optimizer) -> Any:
@@ -51,8 +40,8 @@ def new_average(params: Any, optimizer: Optimizer) -> Any:
     return jax.tree.map(jnp.copy, trainable_part(params, optimizer))
 
 
-def _new_state(system, optimizer: Optimizer, seed: int, ema: bool) -> State:
-    params = stored(system.init(jax.random.key(seed)), optimizer)
+def _new_state(system, optimizer: Optimizer, keys: list, ema: bool) -> State:
+    params = stored(params_of(system, keys), optimizer)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": optimizer.transform.init(params)}
     return state | ({"ema": new_average(params, optimizer)} if ema else {})
@@ -101,9 +90,9 @@ def init_state(system, optimizer: Optimizer, mesh: Mesh, *, seed: int, ema: bool
     places = jax.tree.map(lambda x: x.sharding, target)
     # Runs once: on CPU, optimising this program takes several times longer than running it.
     cpu = mesh.devices.flat[0].platform == "cpu"
-    make = jax.jit(lambda: _new_state(system, optimizer, seed, ema), out_shardings=places,
+    make = jax.jit(lambda keys: _new_state(system, optimizer, keys, ema), out_shardings=places,
                    compiler_options={"xla_backend_optimization_level": "0"} if cpu else None)
-    return make()
+    return make(params_keys(system, jax.random.key(seed)))
 
 
 def evaluation_params(state: State) -> Any:

@@ -263,8 +263,9 @@ def _with_fresh_parts(params: dict, model, seed: int, patterns: tuple[str, ...],
             lacking[name] = found
     if not lacking:
         return params
-    fresh = jax.jit(lambda key: {name: leaf for name, leaf in named_leaves(model.init(key))
-                                 if name in lacking})(jax.random.key(seed))
+    fresh = jax.jit(lambda keys: {
+        name: leaf for name, leaf in named_leaves(api.params_of(model, keys))
+        if name in lacking})(api.params_keys(model, jax.random.key(seed)))
     say(f"not in the file, so fresh: {', '.join(dict.fromkeys(lacking.values()))}")
     return traverse_util.unflatten_dict(given | fresh, sep="/")
 

@@ -12,7 +12,7 @@ from avjax.checkpoint.checkpoints import Checkpoints
 from avjax.encoders import wav2vec2
 from avjax.errors import UserError
 from avjax.signal import kmeans, level, mel, resample
-from avjax.systems.api import Spec
+from avjax.systems.api import Spec, new_params
 from avjax.systems.head_vae import system as head_vae
 from data_pipelines import extract
 from data_pipelines.features.avflow import head_pose, partner
@@ -237,7 +237,7 @@ def vae_workdir(tmp_path_factory):
     """An untrained head VAE's checkpoint."""
     workdir = tmp_path_factory.mktemp("vae")
     config = head_vae.released()
-    params = jax.jit(head_vae.System(config).init)(jax.random.key(0))
+    params = new_params(head_vae.System(config))
     saver = Checkpoints(workdir)
     saver.save(1, {"step": jax.numpy.int32(1), "params": params},
                {"config": {"system": config.to_dict()}})

@@ -115,7 +115,7 @@ def test_a_listener_is_scored_with_and_without_its_partner(parts, tmp_path):
     assert benchmark.given("model", example) is example
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape, np.float32),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     generator = Generator(system, seed=0)
     unguided = benchmark.generator_of(clips.UNGUIDED, generator)
     assert unguided.system.config.guidance == 1.0 and benchmark.generator_of(

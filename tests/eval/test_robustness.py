@@ -11,7 +11,7 @@ import pytest
 from avjax.encoders import portrait
 from avjax.errors import UserError
 from avjax.signal import mel
-from avjax.systems.api import Spec
+from avjax.systems.api import Spec, new_params
 from avjax.systems.tavid import acoustic, speaker
 from data_pipelines import decode
 from data_pipelines.puppets import identities, render
@@ -79,7 +79,7 @@ def parts(tmp_path_factory):
     config.size, config.face_dim, config.voice_dim = SIZE, 4, WIDTH
     config.widths, config.blocks, config.hidden = (4, 8), (1, 1), 16
     mapper = speaker.System(config)
-    params = mapper.init(jax.random.key(0))
+    params = new_params(mapper)
     who = identities.identities(PEOPLE["train"], 0, PEOPLE["test_speaker"])
     drawn = {name: render.portrait(v, SIZE) for name, v in who.items()}
     encoder = portrait.fit(np.stack(list(drawn.values())), 4)

@@ -27,7 +27,7 @@ def test_chunks_of_av_flow_equal_the_whole(monkeypatch):
                   head_dim=7))
     c.window, c.identity_dim, c.euler_steps = (3, 2), 8, 2
     system = api.build(c)
-    params = jax.jit(system.init)(jax.random.key(0))
+    params = api.new_params(system)
     tokens_TC = np.random.default_rng(0).standard_normal((150, 6)).astype(np.float32)
     generator = Generator(system, seed=0)
     conditions = avflow.conditions_of(system, tokens_TC, np.linspace(-1, 1, 8, dtype=np.float32))
@@ -79,7 +79,7 @@ def test_long_head_tracks_go_in_windows_without_a_jump(monkeypatch):
     config.d_ff = 32
     system = api.build(config)
     arrays = {"/".join(k.key for k in path): np.asarray(x) for path, x in
-              jax.tree_util.tree_leaves_with_path(jax.jit(system.init)(jax.random.key(0)))}
+              jax.tree_util.tree_leaves_with_path(api.new_params(system))}
     recipe = {"kind": "vae", "system": config.to_dict()}
     latent_TZ = np.sin(np.arange(300)[:, None] / 20 + np.arange(8)).astype(np.float32)
     whole = head_pose.decode(recipe, arrays, latent_TZ)

@@ -47,7 +47,7 @@ def network(config):
     system = api.build(config.system)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     file = published.trainer_file(published.export_avflow(params, config.system), 7)
     return system, params, file
 

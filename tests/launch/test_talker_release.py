@@ -45,7 +45,7 @@ def network():
     config.update(SIZES)
     system, rng = api.build(config), np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     return params, published.export_talker(params, config)
 
 

@@ -31,7 +31,7 @@ def trained(folder, system, dataset):
     c = base.get_config()
     c.system, c.data.dir = system, str(dataset.dir)
     training.write_run_files(c, folder, dataset)
-    shapes = jax.eval_shape(api.build(system).init, jax.random.key(0))
+    shapes = api.abstract_params(api.build(system))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape).astype(np.float32), shapes)
     checkpoints = Checkpoints(folder)

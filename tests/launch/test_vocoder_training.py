@@ -143,7 +143,7 @@ def avatar(folder):
                     token_dim=features.features["tokens"].shape[1])
     c.data.dir = str(features.dir)
     system = api.build(c.system)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = api.abstract_params(system)
     drawn = jax.tree.map(lambda x: np.random.default_rng(0).standard_normal(x.shape).astype(
         np.float32), shapes)
     weights._save(folder / "spoken", c, system, drawn, shapes, {

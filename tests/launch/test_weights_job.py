@@ -12,6 +12,7 @@ import safetensors.numpy
 from avjax.checkpoint.checkpoints import Checkpoints, load_meta, load_params, warm_start
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from avjax.systems import api
 from avjax.systems.api import build
 from avjax.systems.avflow import published as avflow
 from avjax.systems.talker import system as talker
@@ -170,6 +171,7 @@ def test_what_does_not_fit_leaves_nothing_behind(name, record, tmp_path):
 
 def draw_by_shape(monkeypatch, shapes):
     """Fresh parameters of a Talker as one number: the real ones take seconds to compile."""
+    monkeypatch.setattr(api, "_DRAWN", {})  # what the real ones were traced to
     monkeypatch.setattr(talker.System, "init", lambda self, key: jax.tree.map(
         lambda leaf: jnp.full(leaf.shape, jax.random.uniform(key), leaf.dtype), shapes))
 

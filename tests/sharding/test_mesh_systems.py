@@ -14,6 +14,7 @@ import pytest
 
 from avjax.sharding.mesh import AXES, batch_shardings, make_mesh, put_batch, replicated
 from avjax.sharding.rules import named_leaves, param_shardings
+from avjax.systems import api
 from tests.sharding.compiled import collectives, products
 from tests.sharding.small_systems import FLOAT, SYSTEMS, B
 
@@ -58,7 +59,7 @@ def random_params(system):
         noise = rng.standard_normal(x.shape).astype(np.float32)
         return 1 + 0.02 * noise if path[-1].key == "scale" else 0.08 * noise
 
-    return jax.tree_util.tree_map_with_path(one, jax.eval_shape(system.init, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(one, api.abstract_params(system))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

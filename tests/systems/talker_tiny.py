@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from avjax.systems.api import build
+from avjax.systems.api import abstract_params, build
 from avjax.systems.talker import objective
 from avjax.systems.talker.config import default
 
@@ -26,7 +26,7 @@ def random_like(shapes, seed=0):
 
 
 def random_params(system, seed=0):
-    return random_like(jax.eval_shape(system.init, jax.random.key(0)), seed)
+    return random_like(abstract_params(system), seed)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ def tiny(**more):
 def random_params(config, seed: int = 0):
     """Nothing is zero, so that nothing is hidden; nothing is compiled."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(api.build(config).init, jax.random.key(0))
+    shapes = api.abstract_params(api.build(config))
     return jax.tree.map(lambda s: rng.normal(0, 0.3 if len(s.shape) > 1 else 0.2,
                                              s.shape).astype(np.float32), shapes)
 

@@ -10,7 +10,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
-from avjax.systems.api import build, example_batch
+from avjax.systems.api import abstract_params, build, example_batch
 from avjax.systems.avflow.config import (
     default,
     dyadic,
@@ -23,7 +23,7 @@ from avjax.systems.avflow.config import (
 from avjax.systems.avflow.streaming import StreamingSampler
 from avjax.training.flops import count_flops, flops_of, live
 from avjax.training.optimizer import make_optimizer
-from avjax.training.state import abstract_params, abstract_state
+from avjax.training.state import abstract_state
 from avjax.training.step import plain_step
 from configs import base
 
@@ -41,7 +41,7 @@ def tiny(**overrides):
 def random_params(system, seed=0):
     """Every parameter random: fresh ones have closed gates, through which nothing shows."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     return jax.tree.map(lambda x: (0.2 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from avjax.systems.api import build
+from avjax.sharding.mesh import make_mesh
+from avjax.systems.api import abstract_params, build, params_keys, params_of
 from avjax.systems.head_vae import system as head_vae
 
 
@@ -66,3 +67,20 @@ def test_kl_of_a_unit_normal_is_zero():
     assert float(metrics["kl"]) == pytest.approx(0.0, abs=1e-6)
     assert float(metrics["reconstruction"]) == pytest.approx(np.abs(batch["pose_z"]).mean(),
                                                              rel=1e-5)
+
+
+def test_new_parameters_are_what_init_draws_and_a_config_is_traced_once(monkeypatch):
+    system, params = fresh()
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    with jax.set_mesh(mesh):  # traced within one, drawn within none
+        shapes = abstract_params(system)
+    monkeypatch.setattr(head_vae.System, "init", None)
+    other = build(tiny())
+    drawn = jax.jit(lambda keys: params_of(other, keys))(params_keys(other, jax.random.key(1)))
+    jax.tree.map(np.testing.assert_array_equal, drawn, params)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes)
+    other = tiny()
+    other.d_ff = 16
+    with pytest.raises(TypeError):  # of another config nothing is known
+        abstract_params(build(other))

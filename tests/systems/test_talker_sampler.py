@@ -10,7 +10,7 @@ import pytest
 from avjax.errors import UserError
 from avjax.flow.guidance import guide_zero_star, zero_init_steps
 from avjax.flow.solvers import swayed_times
-from avjax.systems.api import build
+from avjax.systems.api import abstract_params, build
 from avjax.systems.talker import objective, sampler
 from avjax.systems.talker.config import T2AV, TTS, default
 from avjax.systems.talker.streaming import StreamingSampler
@@ -32,7 +32,7 @@ def tiny(**overrides):
                   min_patches=2, stop_streak=2))
     c.update(overrides)
     system, rng = build(c), np.random.default_rng(0)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     return system, jax.tree.map(lambda x: (0.5 * rng.standard_normal(x.shape)).astype(np.float32),
                                 shapes)
 

@@ -10,7 +10,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
-from avjax.systems.api import build, example_batch
+from avjax.systems.api import abstract_params, build, example_batch
 from avjax.systems.tavid.acoustic import config as presets
 from avjax.systems.tavid.acoustic import sampler
 from avjax.systems.tavid.acoustic.expand import expand, mel_frames
@@ -38,7 +38,7 @@ def random_params(system, seed=0):
     """Every parameter random: fresh ones have closed gates and zero outputs, through which nothing
     shows."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     return jax.tree.map(lambda x: (0.3 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
 
 
@@ -252,7 +252,7 @@ def test_parameters_of_the_presets(config, millions):
     """Their number; and the mixed-precision training step has the types it should."""
     config.compute_dtype, config.remat = "bfloat16", True
     system = build(config)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6, 1) == millions
     if millions in (64.5, 345.9):
         return  # the others have the same parts
@@ -289,4 +289,4 @@ def test_the_published_block_has_its_own_limits():
 
 def test_one_speaker_has_no_partners():
     system = build(tavid_benchmark.get_config("voicebox").system)
-    assert "partner" not in jax.eval_shape(system.init, jax.random.key(0))["inputs"]
+    assert "partner" not in abstract_params(system)["inputs"]

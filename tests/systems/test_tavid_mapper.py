@@ -11,7 +11,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.nn.attention import Band, attention
-from avjax.systems.api import build
+from avjax.systems.api import build, new_params
 from avjax.systems.tavid.mapper import config as configs
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows, each_speaker_first
 
@@ -189,7 +189,7 @@ def test_it_learns_to_listen_and_generates_what_it_learnt():
     system, rng = build(small(d_model=32, band=6)), np.random.default_rng(0)
     rows = [[system.rows.build([dialogue(rng, 60)], rng) for _ in range(8)] for _ in range(70)]
     batches = {n: jnp.stack([jnp.stack([r[n] for r in row]) for row in rows]) for n in rows[0][0]}
-    optimizer, params = optax.adam(4e-3), jax.jit(system.init)(jax.random.key(1))
+    optimizer, params = optax.adam(4e-3), new_params(system, 1)
 
     @jax.jit
     def train(params):

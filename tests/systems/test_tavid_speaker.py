@@ -8,7 +8,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.sharding.rules import named_leaves
-from avjax.systems.api import build
+from avjax.systems.api import abstract_params, build, new_params
 from avjax.systems.tavid.speaker import config as presets
 from avjax.training.optimizer import make_optimizer
 from avjax.training.step import make_train_step
@@ -64,7 +64,7 @@ def test_it_learns_faces_voices_from_a_dataset(tmp_path):
                             progress=False)
     system, config = build(tiny(face_dropout=0.5)), base.get_config()
     config.optimizer.update(dict(learning_rate=5e-3, schedule="cosine", clip_norm=1.0))
-    params = jax.jit(system.init)(jax.random.key(0))
+    params = new_params(system)
     optimizer = make_optimizer(config.optimizer, 150, params)
     state = {"step": jnp.zeros((), jnp.int32), "params": params,
              "opt_state": jax.jit(optimizer.transform.init)(params)}
@@ -118,7 +118,7 @@ def test_inputs():
     np.testing.assert_allclose(alone["reference"], 1, atol=1e-5)
     for system, row in ((maps, rows[0]),
                         (none, none.rows.build([example], np.random.default_rng(0)))):
-        params = jax.eval_shape(system.init, jax.random.key(0))
+        params = abstract_params(system)
         loss = jax.eval_shape(system.loss, params, {k: v[None] for k, v in row.items()},
                               jax.random.key(1))[0]
         assert row.keys() == system.batch_spec.keys() and loss.shape == ()

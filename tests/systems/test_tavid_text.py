@@ -10,7 +10,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from avjax.errors import UserError
-from avjax.systems.api import build
+from avjax.systems.api import abstract_params, build
 from avjax.systems.tavid.text import config as presets
 from avjax.systems.tavid.text import decode, draws, objective, plan
 from avjax.systems.tavid.text.model import TextNet
@@ -19,7 +19,7 @@ from tests.systems.tavid_text_tiny import FILLER, dialogue, small
 
 def random_params(system, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     return jax.tree.map(lambda x: (0.4 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
 
 
@@ -296,7 +296,7 @@ def test_bad_examples_and_configs_are_named():
 def test_presets_have_their_sizes():
     millions = {}
     for name in ("base", "covomix", "tiny"):
-        shapes = jax.eval_shape(build(getattr(presets, name)()).init, jax.random.key(0))
+        shapes = abstract_params(build(getattr(presets, name)()))
         millions[name] = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) / 1e6
     assert 180 < millions["base"] < 240 and 60 < millions["covomix"] < 100 and millions[
         "tiny"] < 3, millions

@@ -13,7 +13,7 @@ from avjax.errors import UserError
 from avjax.flow import diffusion
 from avjax.sharding.mesh import make_mesh
 from avjax.sharding.rules import named_leaves, param_shardings
-from avjax.systems.api import build
+from avjax.systems.api import abstract_params, build
 from avjax.systems.tavid.visual import config as configs
 from avjax.systems.tavid.visual import sampler
 from avjax.training.flops import count_flops, flops_of, live
@@ -46,7 +46,7 @@ def random_params():
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: rng.normal(0, 0.4 if len(s.shape) > 1 else 0.2,
                                              s.shape).astype(np.float32),
-                        jax.eval_shape(build(small()).init, jax.random.key(0)))
+                        abstract_params(build(small())))
 
 
 def dialogue(T=30, S=2, seed=0):
@@ -116,7 +116,7 @@ def test_a_reference_is_not_what_is_made_of_it():
 
 
 def test_every_parameter_has_one_rule_and_one_stage():
-    shapes = jax.eval_shape(build(configs.tiny()).init, jax.random.key(0))
+    shapes = abstract_params(build(configs.tiny()))
     placed = param_shardings(shapes, build(configs.tiny()).param_rules,
                              make_mesh(dict(data=2, fsdp=2, tensor=2)))
     wide = [n for (n, x), s in zip(named_leaves(shapes), jax.tree.leaves(placed), strict=True)
@@ -313,7 +313,7 @@ def test_the_picture_follows_the_units():
         return jax.lax.scan(step, start, (batches, jax.random.split(jax.random.key(0), steps)))
 
     # whose draws take longer to compile than the training
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = abstract_params(system)
     draw = {"bias": np.zeros, "scale": np.ones}
     params = jax.tree_util.tree_map_with_path(lambda path,
                                               s: draw.get(path[-1].key, lambda shape: rng.normal(

@@ -8,6 +8,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.signal import mel
+from avjax.systems import api
 from avjax.systems.tavid.acoustic import sampler
 from avjax.systems.tavid.acoustic import usdm as usdm_net
 from avjax.systems.tavid.acoustic.config import USDM_MEL, usdm
@@ -35,12 +36,13 @@ def prepare(arrays, fresh=False, **overrides):
     c.update(overrides)
     system, params = System(c), import_usdm(state, c)
 
-    def added(key):  # the rest is not computed
-        params = system.init(key)
+    def added(keys):  # the rest is not computed
+        params = api.params_of(system, keys)
         return params["voice"], params["inputs"]["partner"]
 
     if fresh:
-        params["voice"], params["inputs"]["partner"] = jax.jit(added)(jax.random.key(0))
+        params["voice"], params["inputs"]["partner"] = jax.jit(added)(
+            api.params_keys(system, jax.random.key(0)))
     return system, params
 
 
@@ -75,7 +77,7 @@ def test_velocity(arrays):
     given = conditions(rec["units"], frame_major(rec["cond"]), rec["lengths"])
     out = jax.jit(system.velocity)(params, frame_major(rec["y"]), rec["t"][:, 0, 0], given)
     assert relative_error(out, frame_major(rec["velocity"])) < TOLERANCE
-    fresh = jax.eval_shape(system.init, jax.random.key(0))
+    fresh = api.abstract_params(system)
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
     for name in matching(arrays, r"(alibi_slopes\d*)"):
         slopes = arrays[name]

@@ -65,7 +65,7 @@ def test_what_a_file_shows_of_its_sizes():
         config = make()
         config.update(channels=16 * 2 ** len(config.rates), width=4)
         config.octave_width = 6 if "cqtd" in names else config.octave_width
-        shapes = jax.eval_shape(api.build(config).init, jax.random.key(0))
+        shapes = api.abstract_params(api.build(config))
         params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
         state = published.write(params, config)
         found = make()
@@ -186,4 +186,4 @@ def test_segments_that_are_too_short_are_refused():
     system = api.build(vocoder.tiny())
     batch = {n: np.zeros((1, 3, *s.shape[2:]), np.float32) for n, s in system.batch_spec.items()}
     with pytest.raises(UserError, match="data.segment.*>= 5 frames.*3"):
-        jax.eval_shape(system.shared, jax.eval_shape(system.init, jax.random.key(0)), batch, None)
+        jax.eval_shape(system.shared, api.abstract_params(system), batch, None)

@@ -121,7 +121,7 @@ def system(name: str) -> api.System:
 @functools.cache
 def shapes(name: str):
     """Of the tiny system's parameters."""
-    return jax.eval_shape(system(name).init, jax.random.key(0))
+    return api.abstract_params(system(name))
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import pytest
 
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from avjax.systems import api
 from avjax.training.optimizer import ema_decay_at, make_optimizer, make_schedule
 from avjax.training.step import make_train_step
 from tests.training import toy
@@ -24,7 +25,7 @@ def fresh(system, optimizer, *, ema=False):
 def one_step(*, batch=None, system=None, ema=0.0, accumulate=1, steps=1, **values):
     system = system or toy.ToySystem()
     optimizer = make_optimizer(options(**values), 10,
-                               jax.eval_shape(system.init, jax.random.key(0)))
+                               api.abstract_params(system))
     state = before = fresh(system, optimizer, ema=ema > 0)
     step = jax.jit(make_train_step(system, optimizer, seed=0, accumulate=accumulate, ema_decay=ema),
                    # compiling is most of the time here
@@ -53,7 +54,7 @@ def test_schedules(schedule, step, expected):
 
 
 def test_unknown_names_and_dead_patterns():
-    params = jax.eval_shape(toy.ToySystem().init, jax.random.key(0))
+    params = api.abstract_params(toy.ToySystem())
     for values, word in ((dict(name="adamv"), "adamw"), (dict(schedule="cosin"), "cosine"),
                          (dict(frozen=("hiden/.*",)), "hiden"),
                          (dict(schedule="rsqrt"), "warm-up")):

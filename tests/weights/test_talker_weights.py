@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.systems import api
 from avjax.systems.talker import published as weights
 from avjax.systems.talker.system import System
 from tests.golden_files import cases, some, under
@@ -24,7 +25,7 @@ def test_export_gives_the_published_bytes_back(arrays):
         elif name != "llm.lm_head.weight":  # unused; ours is tied
             assert exported[name].dtype == value.dtype and exported[
                 name].tobytes() == value.tobytes(), name
-    fresh = jax.eval_shape(system.init, jax.random.key(0))
+    fresh = api.abstract_params(system)
     assert jax.tree.map(lambda a: a.shape, fresh) == jax.tree.map(lambda a: a.shape, params)
 
 
@@ -81,7 +82,7 @@ def test_stacked_blocks_go_to_their_numbers_and_back():
     """Recordings have one block a stack, which is not stacked; here are more."""
     arrays = some("talker_delay")
     system = System(golden_config(arrays, encoder_layers=2, velocity_layers=4))
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), api.abstract_params(system)
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
     state = weights.export_talker(params, system.config)
     stack = params["speech_head"]["stack"]

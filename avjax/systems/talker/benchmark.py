@@ -51,7 +51,7 @@ class Benchmark(benchmarking.Benchmark):
         settings.steps = options.steps
         settings.min_patches = patches + settings.stop_streak
         system = api.build(settings)
-        arguments = (benchmarking.fresh(system),
+        arguments = (api.new_params(system),
                      conditions_of(system, patches * patch, options.text), benchmarking.one_key())
         describe = {"patches": patches, "steps": options.steps, "guidance": settings.guidance,
                     "text": options.text}

@@ -24,7 +24,7 @@ class Benchmark(benchmarking.Benchmark):
         if options.batch:
             yield from super().cases(config, system, Options(batch=options.batch,
                                                              frames=options.frames))
-        vocoder = published.vocoder(config.system, benchmarking.fresh(system))
+        vocoder = published.vocoder(config.system, api.new_params(system))
         for frames in options.lengths:
             yield sounding(vocoder, frames)
 

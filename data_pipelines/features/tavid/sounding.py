@@ -109,7 +109,7 @@ def _of_workdir(path: str):
                         expected="a tavid.visual with driver audio",
                         found=f"{config.get('name')}, driver {config.get('driver')}",
                         hint="train configs/hallo2.py, or import Hallo2's net.pth")
-    shapes = jax.eval_shape(api.build(ConfigDict(config)).init, jax.random.key(0))
+    shapes = api.abstract_params(api.build(ConfigDict(config)))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["audio_projection"])
     params, _ = loading.warm_start(fresh, path, of="audio_projection")
     params = jax.tree.map(np.asarray, params)

@@ -215,7 +215,7 @@ def test_listening_in_pieces_is_listening_at_once(model, built, files, monkeypat
     assert len(pieces.pieces) == 3
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape, np.float32),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     generator = Generator(system, seed=0)
     made = [generator.stream(params, p.pieces, "a", frames=[p.frames] if len(p.pieces) == 1 else ())
             .result for p in (whole, pieces)]

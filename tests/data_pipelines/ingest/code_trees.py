@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from scipy.spatial.transform import Rotation
 
-from avjax.systems import head_vae
+from avjax.systems import api, head_vae
 from avjax.systems.head_vae import config as head_vae_config
 from avjax.systems.head_vae import published
 from avjax.weights.torch_writer import write_torch_zip
@@ -68,7 +68,7 @@ def vae(path: pathlib.Path, pose_dim: int):
     system = head_vae.System(config)
     rng = np.random.default_rng(pose_dim)
     params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32),
-                          jax.eval_shape(system.init, jax.random.key(0)))
+                          api.abstract_params(system))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_torch_zip(str(path), {"model_state_dict": published.export_head_vae(params, config)})
     return system, params

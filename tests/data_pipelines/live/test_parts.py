@@ -40,7 +40,7 @@ def test_a_head_vae_sees_a_window(monkeypatch):
     config.d_ff = 32
     arrays = {"/".join(k.key for k in path): np.asarray(x) for path, x in
               jax.tree_util.tree_leaves_with_path(
-                  jax.jit(api.build(config).init)(jax.random.key(0)))}
+                  api.new_params(api.build(config)))}
     recipe = {"kind": "vae", "system": config.to_dict()}
     latent_TZ = np.sin(np.arange(100)[:, None] / 7 + np.arange(8)).astype(np.float32)
     whole = head_pose.decode(recipe, arrays, latent_TZ)
@@ -69,7 +69,7 @@ def test_a_head_vae_decodes_before_or_after_resampling(mode, codecs):
     by a window nearly the same."""
     config = head_vae.released()
     config.d_ff = 32
-    params = jax.jit(api.build(config).init)(jax.random.key(0))
+    params = api.new_params(api.build(config))
     arrays = {"/".join(k.key for k in path): np.asarray(x)
               for path, x in jax.tree_util.tree_leaves_with_path(params)}
     head = {"kind": "vae", "system": config.to_dict(), "resample": mode}

@@ -45,7 +45,7 @@ class Avatar:
         self.system = api.build(c)
         rng = np.random.default_rng(0)
         self.params = jax.tree.map(lambda x: 0.15 * rng.standard_normal(x.shape, np.float32),
-                                   jax.eval_shape(self.system.init, jax.random.key(0)))
+                                   api.abstract_params(self.system))
         articulators = rng.standard_normal((20, face_code.WIDTH)) * 0.1
         recipes = {"mel": mel.RECIPE, "face": {"kind": "puppet"}, "head": {"kind": "linear"},
                    "family": {"kind": "avflow"}}

@@ -56,7 +56,7 @@ class Benchmark(benchmarking.Benchmark):
         return Compiled(name=f"sample {frames} frames",
                         describe={"case": "sample", "frames": frames, "steps": steps},
                         parts={"realtime_factor": frames / system.config.frame_rate},
-                        function=speak, arguments=(benchmarking.fresh(system), given,
+                        function=speak, arguments=(api.new_params(system), given,
                                                    benchmarking.one_key()))
 
 

@@ -39,7 +39,7 @@ class Benchmark(benchmarking.Benchmark):
         c = system.config
         conditions = {name: spec.resolve(batch=1, units=UNITS_A_FRAME * c.clip, time=c.clip)
                       for name, spec in system.conditions_spec.items()}
-        params = jax.eval_shape(system.init, jax.random.key(0))
+        params = api.abstract_params(system)
         arguments = (params, conditions, jax.eval_shape(benchmarking.one_key))
         clip = Work(system.generate, arguments)
         return Plan(system, api.example_batch(system, batch=options.batch, time=0),
