@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
-from jax.interpreters import partial_eval
 from ml_collections import FrozenConfigDict
 
 from avjax.systems import registry
@@ -308,24 +307,36 @@ def _drawn(system: System) -> tuple[Params, Callable, Callable]:
 
 def _keys_and_draws(program: ClosedJaxpr) -> tuple[Callable, Callable]:
     """`program`, of one key, as (a function of it that returns keys, a function of these)."""
-    def needed(jaxpr):
-        live, of_consts, _ = partial_eval.dce_jaxpr_consts(
-            jaxpr, [True] * len(jaxpr.outvars),
-            instantiate=[False] * len(jaxpr.constvars) + [True] * len(jaxpr.invars))
-        return ClosedJaxpr(live, list(itertools.compress(program.consts, of_consts)))
+    whole = program.jaxpr
+
+    def part(**changes):
+        return jaxpr_as_fun(ClosedJaxpr(whole.replace(**changes), program.consts))
 
     def is_key(x):
         return jax.dtypes.issubdtype(x.aval.dtype, jax.dtypes.prng_key)
 
-    whole = program.jaxpr
     derive, draw = [], []
-    for equation in needed(whole).jaxpr.eqns:
+    for equation in _needed(whole.eqns, whole.outvars):
         (derive if all(map(is_key, equation.outvars)) else draw).append(equation)
-    taken = {x for equation in draw for x in equation.invars if not isinstance(x, Literal)}
+    taken = _variables(x for equation in draw for x in equation.invars)
     keys = [x for x in (*whole.invars, *(x for equation in derive for x in equation.outvars))
             if x in taken]
-    return (jaxpr_as_fun(needed(whole.replace(outvars=keys))),
-            jaxpr_as_fun(needed(whole.replace(invars=keys, eqns=draw))))
+    return (part(outvars=keys, eqns=_needed(whole.eqns, keys)),
+            part(invars=keys, eqns=draw))
+
+
+def _needed(equations: Sequence, results: Iterable) -> list:
+    """Those of a program's equations that lead to the results, in order."""
+    wanted, kept = _variables(results), []
+    for equation in reversed(equations):
+        if not wanted.isdisjoint(equation.outvars):
+            kept.append(equation)
+            wanted |= _variables(equation.invars)
+    return kept[::-1]
+
+
+def _variables(atoms: Iterable) -> set:
+    return {x for x in atoms if not isinstance(x, Literal)}
 
 
 def example_batch(system: System, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:
