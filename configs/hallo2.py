@@ -22,7 +22,10 @@ Run:        avjax train --config=configs/hallo2.py:appearance --config.data.dir=
                 '--config.train.init_parts=(("mapper", "runs/tavid/mapper", "mapper"),)'
             Everything on puppets, two CPU cores, at tiny size:
             avjax train --config=configs/hallo2.py:puppets --workdir=runs/hallo2
-Hardware:   the slices of configs/tavid.py, whose stages these are; puppets: two CPU cores.
+Hardware:   the slices of configs/tavid.py, whose stages these are; puppets: two CPU cores, 3.0 GB,
+            864 CPU seconds (77 minutes by the clock beside up to 25 other jobs).
+Expect:     puppets, once: 78 frames of a face like the portrait's, whose lips and head do not
+            follow the sound (docs/tavid.md).
 Sizes:      the public code's; on puppets, ours by choice.
 Provenance: sizes, regions, schedule, batches, rates and steps are the public code's; on puppets,
             all sizes are ours by choice. What a trained run looks like there is plumbing, never

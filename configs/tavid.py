@@ -14,6 +14,9 @@ Prepare:    avjax prepare --dataset=seamless --source=SEAMLESS --out=DIR --size=
             its config.json beside it.
 Run:        avjax train --config=configs/tavid.py:temporal --config.data.dir=DATA \\
                 --workdir=runs/tavid/temporal --config.train.init_from=runs/tavid/motion
+            Without a variant, S7: --config.train.init_parts="(('text', 'runs/tavid/text', ''),
+            ('acoustic', 'runs/tavid/acoustic', ''), ('visual', 'runs/tavid/temporal', ''),
+            ('speaker', 'runs/tavid/speaker', ''))"
             S1 on 40 % first speaker, 40 % second, 20 % dialogues of DATA, or of several corpora:
             --config.data.mixture (docs/data.md, A mixture); of one --config.data.dir,
             text.single_share draws the same

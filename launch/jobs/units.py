@@ -25,11 +25,12 @@ def bring_in(file: str, centroids: str, folder: str, *, layer: int, count: int |
     temporary = out.with_name(f".{out.name}.importing")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        said = bound_units.write(temporary, file, centroids, layer=layer, count=count)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        with failures.working_on(out):
+            temporary.mkdir(parents=True)
+            said = bound_units.write(temporary, file, centroids, layer=layer, count=count)
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return said
