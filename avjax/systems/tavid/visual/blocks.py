@@ -242,14 +242,13 @@ class MotionTransformer(nn.Module):
         x_NTD = x_NTD + self.self_attention(self.norm1(x_NTD))
         normed_NTD = self.norm2(x_NTD)
         for r, name in enumerate(self.regions):
-            if tokens_NMK is None:  # attention to zeros gives its bias
-                share = jnp.broadcast_to(self.attention[name].out.bias.astype(self.dtype),
-                                         x_NTD.shape)
+            weight = 1 if masks_NTR is None else masks_NTR[..., r, None].astype(self.dtype)
+            if tokens_NMK is None:  # attention to zeros gives its bias, whatever is asked
+                bias = self.attention[name].out.bias[None, None].astype(self.dtype)
+                share = (weight * self.zero[name](bias, bias=False)
+                         + self.zero[name].bias.astype(self.dtype))
             else:
-                share = self.attention[name](normed_NTD, tokens_NMK)
-            if masks_NTR is not None:
-                share = share * masks_NTR[..., r, None].astype(self.dtype)
-            share = self.zero[name](share)
+                share = self.zero[name](weight * self.attention[name](normed_NTD, tokens_NMK))
             if scale_NR is not None:
                 share = share * scale_NR[:, r, None, None].astype(self.dtype)
             x_NTD = x_NTD + share
