@@ -51,9 +51,10 @@ def run(check: str, subject: Subject, out, splits: Sequence[str], *, progress: b
 
 def text(results: dict) -> str:
     """Tables for people, then what the columns mean."""
-    lines = []
+    lines, shown = [], set()
     for title, table in results["tables"].items():
         columns = [c for c in results["columns"] if any(c in of for of in table.values())]
+        shown |= set(columns)
         cells = {row: [cell(of.get(column)) for column in columns] for row, of in table.items()}
         wide = [max(len(x) for x in (column, *(of[k] for of in cells.values())))
                 for k, column in enumerate(columns)]
@@ -64,4 +65,5 @@ def text(results: dict) -> str:
                              *(f"{x:>{w}}" for x, w in zip(of, wide, strict=True))])
                   for row, of in cells.items()]
         lines.append("")
-    return "\n".join(lines + [f"{c}: {m}" for c, m in results["columns"].items()]) + "\n"
+    meanings = [f"{c}: {m}" for c, m in results["columns"].items() if c in shown]
+    return "\n".join(lines + meanings) + "\n"

@@ -160,8 +160,9 @@ def test_tables_of_a_checkpoint(subject, tmp_path, monkeypatch):
     assert table["recorded"]["mapper: face"]["value"] == 0
     written = json.loads((tmp_path / "out" / "robustness.pieces.json").read_text())
     assert written["seams"] == results["seams"]
-    head = (tmp_path / "out" / "robustness.pieces.txt").read_text().split("\n")[0]
-    assert "mapper: jump" in head and "text: gap" not in head
+    told = (tmp_path / "out" / "robustness.pieces.txt").read_text()
+    assert "mapper: jump" in told.split("\n")[0] and "mapper: jump: " in told
+    assert "text: gap" not in told, "of parts that are there"
     assert (tmp_path / "out" / "robustness.pieces.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="no seam to look at.*two fit into 12 units.*row_frames"):
         job.run("pieces", subject, tmp_path / "out", ("valid",), progress=False, context=(12, 9))
