@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
-from avjax.systems import benchmarking, registry
+from avjax.systems import api, benchmarking, registry
 from avjax.systems.api import build
 from avjax.systems.benchmarking import Options
 from avjax.training import timing
@@ -28,7 +28,7 @@ def quick(monkeypatch):
                             abstract_state(system, optimizer, mesh, ema=ema))
 
     monkeypatch.setattr(benchmark, "matmul_rate", lambda: 1e11)
-    monkeypatch.setattr(benchmarking, "fresh", random_params)
+    monkeypatch.setattr(api, "new_params", random_params)
     monkeypatch.setattr(timing, "init_state", zeros)
 
 
