@@ -141,7 +141,7 @@ def cross_attention(q_BTHK, k_BSHK, v_BSHK, *, lengths_B=None, kernel: str = "au
       lengths_B: how many of its keys, from the first, a row sees; None = all.
       kernel: "dense" (all scores at once), "blocked" (blocks of queries: memory linear in T),
         "by_head" (for a CPU: a head's blocks of queries one after the other, so that scores stay in
-        its cache), "cudnn" (fused, GPU, 16 bits), or "auto".
+        its cache), "cudnn" or "splash" (fused, on GPUs and TPUs, 16 bits), or "auto".
 
     Returns (batch, T, heads, head width) in q's dtype. Raises UserError for an unknown kernel.
     """

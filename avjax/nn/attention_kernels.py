@@ -19,7 +19,7 @@ import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
-from avjax.nn.fused_attention import WIDEST, cross_cudnn
+from avjax.nn.fused_attention import SHORTEST, WIDEST, cross_cudnn, cross_splash
 from avjax.nn.layers import PRODUCT, matrix_units
 from avjax.sharding.activations import active_mesh, num_shards, platform
 
@@ -256,10 +256,11 @@ def scores_of_query(q_BTHK, keys: int) -> int:
 def cross_kernel(q_BTHK, keys: int) -> str:
     """The cross kernel for a size on the devices that the program is compiled for."""
     queries, width = q_BTHK.shape[1], q_BTHK.shape[3]
-    fits = (q_BTHK.dtype.itemsize == 2 and width % 8 == 0 and width <= WIDEST and queries >= 64
-            and keys >= 64)
-    if platform() == "gpu" and fits:
+    where, narrow = platform(), q_BTHK.dtype.itemsize == 2 and width % 8 == 0
+    if where == "gpu" and narrow and width <= WIDEST and min(queries, keys) >= 64:
         return "cudnn"
+    if where == "tpu" and narrow and min(queries, keys) >= SHORTEST:
+        return "splash"
     if keeps_in_cache(q_BTHK, keys):
         return "by_head"
     large = queries * keys > LARGE or queries * scores_of_query(q_BTHK, keys) > SCORES
@@ -276,4 +277,4 @@ def keeps_in_cache(q_BTHK, keys: int) -> bool:
 
 KERNELS = {"dense": dense, "banded": banded}
 CROSS_KERNELS = {"dense": cross_dense, "blocked": cross_blocked, "by_head": cross_by_head,
-                 "cudnn": cross_cudnn}
+                 "cudnn": cross_cudnn, "splash": cross_splash}

@@ -75,18 +75,44 @@ def cross_cudnn(q_BTHK, k_BSHK, v_BSHK, lengths_B):
         return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths,
                                             implementation="cudnn")
 
-    B, queries, keys = *q_BTHK.shape[:2], k_BSHK.shape[1]
+    queries, keys = q_BTHK.shape[1], k_BSHK.shape[1]
     if keys % 2 and lengths_B is None:  # cuDNN trains on even lengths
-        lengths_B = jnp.full(B, keys)
-    given = (_padded(q_BTHK, queries % 2, 1), *(_padded(x, keys % 2, 1) for x in (k_BSHK, v_BSHK)))
-    given += () if lengths_B is None else (lengths_B.astype(jnp.int32),)
+        lengths_B = jnp.full(len(q_BTHK), keys)
+    q_BTHK, k_BSHK, v_BSHK = (_padded(x, x.shape[1] % 2, 1) for x in (q_BTHK, k_BSHK, v_BSHK))
+    return _on_each_device(here, q_BTHK, k_BSHK, v_BSHK, lengths_B)[:, :queries]
+
+
+def cross_splash(q_BTHK, k_BSHK, v_BSHK, lengths_B):
+    """Splash attention for queries on other keys, of which each row sees the first `lengths_B`."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    T, S, K = q_BTHK.shape[1], k_BSHK.shape[1], q_BTHK.shape[3]
+
+    def here(q, k, v, lengths=None):
+        q = (q.astype(jnp.float32) * K**-0.5).astype(q.dtype)
+        q, k, v = (_padded(x.swapaxes(1, 2), -x.shape[1] % LANES, 2) for x in (q, k, v))
+        segments = None
+        if lengths is not None or q.shape[2] > T or k.shape[2] > S:
+            ends = jnp.full(len(q), S) if lengths is None else lengths
+            segments = (jnp.zeros((len(q), q.shape[2]), jnp.int32),
+                        (jnp.arange(k.shape[2]) >= ends[:, None]).astype(jnp.int32))
+        return _splash_kernel(q, k, v, masks.FullMask((q.shape[2], k.shape[2])),
+                              segments)[:, :, :T].swapaxes(1, 2)
+
+    _check("splash attention", platform() in ("tpu", "cpu"), "a TPU (interpreted on a CPU)",
+           f"on {platform()}")
+    return _on_each_device(here, q_BTHK, k_BSHK, v_BSHK, lengths_B)
+
+
+def _on_each_device(attend, q_BTHK, k_BSHK, v_BSHK, lengths_B):
+    """`attend` of these on every device's rows and heads; lengths may be None."""
+    given = (q_BTHK, k_BSHK, v_BSHK) + (() if lengths_B is None else (lengths_B.astype(jnp.int32),))
     if active_mesh() is None:
-        return here(*given)[:, :queries]
-    rows = axes_for(B, "batch") or None
+        return attend(*given)
+    rows = axes_for(len(q_BTHK), "batch") or None
     place = PartitionSpec(rows, None, axes_for(q_BTHK.shape[2], "width") or None)
     places = (place,) * 3 + (PartitionSpec(rows),) * (len(given) - 3)
-    out = jax.shard_map(here, in_specs=places, out_specs=place, check_vma=False)(*given)
-    return out[:, :queries]
+    return jax.shard_map(attend, in_specs=places, out_specs=place, check_vma=False)(*given)
 
 
 def _check(what: str, good: bool, expected: str, found: str) -> None:
@@ -134,16 +160,15 @@ def _seen(length: int, more: int, near, segments_BT, streams: int):
 
 
 def _splash(q_BHTK, k_BGTK, v_BGTK, segments_BT, *, left, right, near, streams):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    B, H, length, K = q_BHTK.shape
+    length, K = q_BHTK.shape[2:]
     missing = -length % LANES
     whole = length + missing
     scaled = (q_BHTK.astype(jnp.float32) * K**-0.5).astype(q_BHTK.dtype)
     q, k, v = (_padded(x, missing, 2) for x in (scaled, k_BGTK, v_BGTK))
     if segments_BT is not None or missing:
-        real = jnp.zeros((B, length), jnp.int32) if segments_BT is None else segments_BT
+        real = jnp.zeros((len(q), length), jnp.int32) if segments_BT is None else segments_BT
         lowest = jnp.min(real, axis=1, keepdims=True)
         segments_BT = _padded((real + 1 - lowest).astype(jnp.int32), missing, 1)  # 0 = padding
     shape = (whole, whole)
@@ -155,15 +180,24 @@ def _splash(q_BHTK, k_BGTK, v_BGTK, segments_BT, *, left, right, near, streams):
     else:
         mask = masks.LocalMask(shape, (None if left >= length - 1 else left,
                                        None if right >= length - 1 else right), 0)
-    block = next(size for size in BLOCKS if whole % size == 0)
+    segments = None if segments_BT is None else (segments_BT, segments_BT)
+    return _splash_kernel(q, k, v, mask, segments)[:, :, :length]
+
+
+def _splash_kernel(q_BHTK, k_BGSK, v_BGSK, mask, segments):
+    """`mask` of every head; segments: of the queries (B, T) and of the keys (B, S), or None."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    queries, keys = (next(size for size in BLOCKS if x.shape[2] % size == 0)
+                     for x in (q_BHTK, k_BGSK))
     names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
              "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
-    kernel = splash.make_splash_mha(masks.MultiHeadMask([mask] * H), head_shards=1, q_seq_shards=1,
-                                    block_sizes=splash.BlockSizes(**dict.fromkeys(names, block)),
+    sizes = {name: queries if "block_q" in name else keys for name in names}
+    kernel = splash.make_splash_mha(masks.MultiHeadMask([mask] * q_BHTK.shape[1]), head_shards=1,
+                                    q_seq_shards=1, block_sizes=splash.BlockSizes(**sizes),
                                     interpret=platform() == "cpu")
-    if segments_BT is None:
-        out = jax.vmap(kernel)(q, k, v)
-    else:
-        out = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=splash.SegmentIds(s, s)))(
-            q, k, v, segments_BT)
-    return out[:, :, :length]
+    if segments is None:
+        return jax.vmap(kernel)(q_BHTK, k_BGSK, v_BGSK)
+    return jax.vmap(lambda q, k, v, of_q, of_k: kernel(
+        q, k, v, segment_ids=splash.SegmentIds(of_q, of_k)))(q_BHTK, k_BGSK, v_BGSK, *segments)

@@ -21,10 +21,12 @@ class Compiler(Protocol):
     Attributes:
       name: e.g. "XLA:TPU".
       options: of XLA, without which it does not compile where there is no device.
+      hurried: options beside them that compile faster, for a slower program.
     """
 
     name: str
     options: dict[str, bool | int | str]
+    hurried: dict[str, bool | int | str]
 
     def devices(self, topology: Topology) -> list[Any]:
         """Compile-only devices, in the order of `topologies.stand_ins`."""

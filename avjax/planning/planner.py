@@ -35,6 +35,7 @@ USABLE = 0.98  # the share of memory that an estimate may fill
 FAST_COMPILE = ("jax_exec_time_optimization_effort", -1.0)
 if not hasattr(jax.config, FAST_COMPILE[0]):
     FAST_COMPILE = ("jax_optimization_level", "O1")
+NO_SCRATCH = "ScopedVmemOom"  # in XLA:TPU's error where a kernel needs more of a core's memory
 PARTS = ("parameters", "optimizer", "average", "gradients", "batch", "activations")
 
 
@@ -172,7 +173,8 @@ class Job:
                 thorough: bool = False) -> Compiled:
         """Compiles this job's train step. Raises TooLarge.
 
-        `thorough` compiles what training compiles. Otherwise XLA optimises less and layers are
+        `thorough` compiles what training compiles. Otherwise XLA optimises less, kernels may use
+        less of a core's own memory (Compiler.hurried; unless one does not fit), and layers are
         scanned where the config can (system.scan_layers), in a fifth of the time. Partitioning, and
         so the bytes of collectives and of the state, are the same; but gradients are summed layer
         by layer instead of in a few large sums, buffers are larger, and the program is slower, so
@@ -183,10 +185,20 @@ class Job:
             system = api.build(replaced(config.system, "scan_layers", False, True))
         abstract = abstract_batch(self.system, mesh, batch=batch, time=config.data.segment)
         effort = getattr(jax.config, FAST_COMPILE[0])
+        hurried = {} if thorough else compiler.hurried
+
+        def compiled(**more):
+            return CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract,
+                                mesh, options={**compiler.options, **more})
+
         try:
             jax.config.update(FAST_COMPILE[0], effort if thorough else FAST_COMPILE[1])
-            step = CompiledStep(step_of(config, system, self.optimizer), self.state(mesh), abstract,
-                                mesh, options=compiler.options)
+            try:
+                step = compiled(**hurried)
+            except jax.errors.JaxRuntimeError as error:
+                if not hurried or NO_SCRATCH not in str(error):
+                    raise
+                step = compiled()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

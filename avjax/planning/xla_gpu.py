@@ -87,6 +87,7 @@ class XlaGpu:
     # they find no tiles (jax 0.10.2), and cuBLAS' are taken instead.
     options: dict[str, bool | int | str] = {"xla_gpu_autotune_level": 0,
                                             "xla_gpu_enable_triton_gemm": False}
+    hurried: dict[str, bool | int | str] = {}
 
     def __init__(self, cudnn: tuple[int, ...]):
         self.cudnn = cudnn

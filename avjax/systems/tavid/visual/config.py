@@ -45,7 +45,8 @@ class UNet(Section):
                        "residual block and transformers one by one, which needs less at once.",
                        choices=("none", "layers", "parts"))
     attention_kernel: str = field("auto", "See avjax.nn.attention.",
-                                  choices=("auto", "dense", "blocked", "by_head", "cudnn"))
+                                  choices=("auto", "dense", "blocked", "by_head", "cudnn",
+                                           "splash"))
 
 
 class Dropout(Section):
