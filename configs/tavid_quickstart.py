@@ -42,6 +42,7 @@ def every_part():
     s.visual.mapper.num_units = UNITS
     # plain squared error of the data: the net predicts it, see visual/config.py
     s.visual.min_snr = 0.0
+    s.visual.motion_shift = True
     return s
 
 
@@ -97,7 +98,16 @@ def _mapper():
 def _visual(stage, steps):
     c = _training(stage, every_part().visual, steps=steps, batch_size=4, learning_rate=1e-3)
     c.system.stage = stage
-    c.optimizer.frozen = MOTION_FROZEN if stage == "motion" else visual.frozen(stage)
+    c.optimizer.frozen = visual.frozen(stage)
+    return c
+
+
+def _motion():
+    """Lips want many small steps; docs/tavid.md, "Where lips are lost"."""
+    c = _visual("motion", 1600)
+    c.system.frames = 4
+    c.optimizer.name = "muon"
+    c.optimizer.frozen = MOTION_FROZEN
     return c
 
 
@@ -215,7 +225,7 @@ PARTS = {
     "acoustic": _acoustic,
     "appearance": lambda: _visual("appearance", 300),
     "mapper": _mapper,
-    "motion": lambda: _visual("motion", 500),
+    "motion": _motion,
     "temporal": lambda: _visual("temporal", 100),
     "speaker": _speaker,
 }

@@ -35,7 +35,7 @@ def small(stage="temporal", **more):
                          margin=1))
     c.update(dict(stage=stage, latent_size=LATENT[:2], latent_dim=1, patch=2, face_width=3,
                   face_tokens=2, frames=3, context=4,
-                  clip=3, steps=2, guidance_mode="combined", guidance=2.0))
+                  clip=3, steps=2, guidance_mode="combined", guidance=2.0, motion_shift=True))
     c.update_from_flattened_dict(more)
     return c
 
@@ -116,8 +116,9 @@ def test_a_reference_is_not_what_is_made_of_it():
 
 
 def test_every_parameter_has_one_rule_and_one_stage():
-    shapes = jax.eval_shape(build(configs.tiny()).init, jax.random.key(0))
-    placed = param_shardings(shapes, build(configs.tiny()).param_rules,
+    system = build(configs.Config.make(**configs.tiny() | {"motion_shift": True}))
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    placed = param_shardings(shapes, system.param_rules,
                              make_mesh(dict(data=2, fsdp=2, tensor=2)))
     wide = [n for (n, x), s in zip(named_leaves(shapes), jax.tree.leaves(placed), strict=True)
             if x.size > 2e4 and s.is_fully_replicated]
@@ -129,7 +130,8 @@ def test_every_parameter_has_one_rule_and_one_stage():
     assert sum(map(len,
                    trained.values())) == len(set.union(*trained.values())) == len(
                        jax.tree.leaves(shapes))
-    assert {n.split("/")[0] for n in trained["motion"]} == {"mapper", "windows", "denoiser"}
+    assert {n.split("/")[0] for n in trained["motion"]} == {"mapper", "windows", "denoiser",
+                                                             "motion_shift"}
     assert all("/temporal/" in n for n in trained["temporal"])
     for wrong in (dict(stage="all"), {"unet.motion_dim": 5}, dict(clip=31), dict(patch=1),
                   dict(sample_betas="linear"),
@@ -202,6 +204,13 @@ def test_dropped_conditions_leave_no_trace_and_the_loss_is_the_papers():
         assert float(run(params, batch,
                          without)) == pytest.approx(float(run(params, changed[name], without)),
                                                     rel=1e-5), name
+    # tokens are heard by attention and by the shift of the time embedding, each by itself
+    for deaf, heard in (((), True), (("motion",), True), (("motion_shift",), True),
+                        (("motion", "motion_shift"), False)):
+        deafened = jax.tree_util.tree_map_with_path(
+            lambda path, x, deaf=deaf: x * all(entry.key not in deaf for entry in path), params)
+        told, other = (float(run(deafened, b, draw)) for b in (batch, changed["units"]))
+        assert (other != pytest.approx(told, rel=1e-6)) == heard, deaf
     # a network that says 0: the target's own size, weighted
     zero = jax.tree.map(np.zeros_like, params)
     x0, t = batch["latents"], draw["t"][:, 0]

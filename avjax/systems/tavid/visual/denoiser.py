@@ -186,7 +186,7 @@ class Denoiser(nn.Module):
     def __call__(self, latents_BFhwC, t_B, banks, face_BMK, motion_BFMK=None, *, mask_feature=None,
                  masks=None, motion_scale=None, reference_mask=None, temporal: bool = True,
                  path: str = "full", tile_references: bool = False, blind: int = 0,
-                 mute: int = 0):
+                 mute: int = 0, shift_BFD=None):
         """-> velocity (B, F, h, w, C) float32.
 
         Args:
@@ -208,6 +208,7 @@ class Denoiser(nn.Module):
           blind: how many of the last clips have reference_mask 0, where that is known in advance
             and no row is split over devices: no hidden scores are made of them.
           mute: how many of the last clips have motion tokens of zeros, likewise.
+          shift_BFD: (B, F, 4 channels[0]), added to each frame's time embedding; None: nothing.
         """
         c = self.config
         B, F = latents_BFhwC.shape[:2]
@@ -217,11 +218,13 @@ class Denoiser(nn.Module):
         def every(x_B):
             return None if x_B is None else each_frame(x_B, F)
 
-        time_BD = jax.nn.silu(self.time(t_B))
+        time_ND = every(self.time(t_B))
+        if shift_BFD is not None:
+            time_ND = time_ND + fold_frames(shift_BFD)
         scale = motion_scale
         if scale is not None:
             scale = jnp.broadcast_to(scale, (B, len(c.regions)))
-        given = Conditions(time_ND=every(time_BD), face_BMK=face_BMK,
+        given = Conditions(time_ND=jax.nn.silu(time_ND), face_BMK=face_BMK,
                            motion_NMK=None if motion_BFMK is None else fold_frames(motion_BFMK),
                            sees_reference_B=reference_mask, scale_NR=every(scale))
         masks = [None if m is None else fold_frames(jnp.broadcast_to(m, (B, F, *m.shape[2:])))

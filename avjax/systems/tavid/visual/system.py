@@ -48,9 +48,9 @@ NET_RULES = (
     (_NETS + r".*/feed_forward/outputs/kernel", ("tensor", "fsdp")),
     (_NETS + r".*/(bias|scale)", ()),
     (r"image_projection/.*|windows/place|face_locator/.*", ()),
-    (r"audio_projection/hidden[12]/kernel", ("fsdp", "tensor")),
+    (r"(audio_projection/hidden[12]|motion_shift)/kernel", ("fsdp", "tensor")),
     (r"audio_projection/project/kernel", ("fsdp", None, "tensor")),
-    (r"audio_projection/.*/(bias|scale)", ()),
+    (r"(audio_projection/.*|motion_shift)/(bias|scale)", ()),
 )
 RATES = {"units": UNITS_A_FRAME, "audio": 1}  # of what drives, a frame
 
