@@ -19,8 +19,7 @@ REGIONS = ("full", "face", "lip")  # in the order of the column `regions`
 # only
 TRAINABLE = {"appearance": r"(reference|image_projection|face_locator)/.*"
                            r"|denoiser/(?!.*/(motion|temporal)/).*",
-             "motion": r"(mapper|windows|audio_projection|motion_shift)/.*"
-                       r"|denoiser/.*/motion/.*",
+             "motion": r"(mapper|windows|audio_projection)/.*|denoiser/.*/motion/.*",
              "temporal": r"denoiser/.*/temporal/.*"}
 
 
@@ -98,8 +97,7 @@ class Config(Section):
                                   "on the denoiser's input, which a short training learns to use "
                                   "sooner than attention [ours].")
     motion_shift: bool = field(False, "A frame's motion tokens also shift its time embedding, which "
-                               "every residual block sees: a short training learns lips by it "
-                               "sooner than by attention [ours].")
+                               "every residual block of the denoiser sees [ours].")
     face_width: int = field(512, "Width of a face embedding.", minimum=1)
     face_tokens: int = field(4, "Tokens that it becomes.", minimum=1)
     # training rows

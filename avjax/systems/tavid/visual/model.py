@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from avjax.flow import diffusion
 from avjax.nn.convolutions import fold, unfold
-from avjax.nn.layers import Dense
 from avjax.sharding.activations import fold_frames, shard, unfold_frames
 from avjax.systems.tavid.mapper.net import MotionMapper, TokenWindows
 from avjax.systems.tavid.visual import regions
@@ -47,8 +46,10 @@ class VisualNet(nn.Module):
     def setup(self):
         c = self.config
         self.reference = ReferenceNet(c.unet, self.dtype)
-        self.denoiser = Denoiser(c.unet, self.dtype, given_dim=c.unet.latent_dim
-                                 if c.reference_input else 0)
+        tokens = (2 * c.mapper.margin + 1) * c.mapper.tokens if c.driver == "units" \
+            else c.audio.tokens
+        self.denoiser = Denoiser(c.unet, self.dtype, c.unet.latent_dim * c.reference_input,
+                                 tokens * c.unet.motion_dim * c.motion_shift)
         if c.driver == "units":
             self.mapper = MotionMapper(c.mapper, self.dtype)
             self.windows = TokenWindows(c.mapper, self.dtype)
@@ -57,12 +58,6 @@ class VisualNet(nn.Module):
             self.audio_projection = AudioProjection((2 * a.margin + 1) * a.layers * a.width,
                                                     a.hidden, a.tokens, c.unet.motion_dim,
                                                     self.dtype)
-        if c.motion_shift:
-            tokens = (2 * c.mapper.margin + 1) * c.mapper.tokens if c.driver == "units" \
-                else c.audio.tokens
-            self.motion_shift = Dense(4 * c.unet.channels[0], tokens * c.unet.motion_dim,
-                                      self.dtype, kernel_init=nn.initializers.zeros,
-                                      bias_init=nn.initializers.zeros)
         if c.locator:
             self.face_locator = FaceLocator(c.unet.channels[0], tuple(c.locator), self.dtype)
         self.image_projection = ImageProjection(c.face_width, c.face_tokens, c.unet.face_dim)
@@ -115,12 +110,9 @@ class VisualNet(nn.Module):
             if reference_mask is not None:
                 located = located * reference_mask[:, None, None, None, None].astype(located.dtype)
             located = jnp.broadcast_to(located, (*x.shape[:2], *located.shape[2:]))
-        shift = None
-        if c.motion_shift and motion_BFMK is not None:
-            shift = self.motion_shift(motion_BFMK.reshape(*motion_BFMK.shape[:2], -1))
         out = self.denoiser(x, t_B, banks, face_BNK, motion_BFMK, reference_mask=reference_mask,
                             mask_feature=located, masks=place.masks, temporal=temporal,
-                            path=c.path, blind=blind, mute=mute, shift_BFD=shift)
+                            path=c.path, blind=blind, mute=mute)
         out = unfold_frames(unfold(fold_frames(out), c.patch), len(latents_BFhwC))
         if c.predicts == "velocity":
             return out

@@ -37,7 +37,7 @@ _NETS = r"(reference|denoiser)/"
 NET_RULES = (
     (_NETS + r"inputs/kernel", (None, None, None, "fsdp")),
     (_NETS + r"outputs/kernel", (None, None, "fsdp", None)),
-    (_NETS + r"time/(hidden|out)/kernel", ("fsdp", "tensor")),
+    (_NETS + r"time/(hidden|out|motion)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(conv[12]|resize)/kernel", (None, None, "fsdp", "tensor")),
     (_NETS + r".*/(time|skip)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(spatial|motion|temporal)/(inputs|outputs|zero_\w+)/kernel", ("fsdp", "tensor")),
@@ -48,9 +48,9 @@ NET_RULES = (
     (_NETS + r".*/feed_forward/outputs/kernel", ("tensor", "fsdp")),
     (_NETS + r".*/(bias|scale)", ()),
     (r"image_projection/.*|windows/place|face_locator/.*", ()),
-    (r"(audio_projection/hidden[12]|motion_shift)/kernel", ("fsdp", "tensor")),
+    (r"audio_projection/hidden[12]/kernel", ("fsdp", "tensor")),
     (r"audio_projection/project/kernel", ("fsdp", None, "tensor")),
-    (r"(audio_projection/.*|motion_shift)/(bias|scale)", ()),
+    (r"audio_projection/.*/(bias|scale)", ()),
 )
 RATES = {"units": UNITS_A_FRAME, "audio": 1}  # of what drives, a frame
 
