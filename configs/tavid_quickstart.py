@@ -3,9 +3,9 @@ into a conversation. A variant is the training of one part, or a conversation of
 
 Run:        avjax train --config=configs/tavid_quickstart.py --workdir=runs/tavid
             avjax train --config=configs/tavid_quickstart.py:three --workdir=runs/tavid3
-Hardware:   two CPU cores, 6 GiB; 25 minutes for data and trainings, then evaluation and a sample
-            dialogue.
-Expect:     avatar F1_lips .79 (valid) and .78 (test_speaker), the codec's .99; speech with as many
+Hardware:   two CPU cores, 6 GiB; half an hour for data and trainings, then evaluation and a
+            sample dialogue.
+Expect:     avatar F1_lips .90 (valid and test_speaker), the codec's .99; speech with as many
             turns, gaps and overlaps as the corpus; face to voice 12 times chance (docs/tavid.md).
             On puppets: learning and plumbing, never realism. Three and four speakers take as
             many steps, each of them dearer; what they reach was not measured.

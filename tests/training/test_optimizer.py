@@ -92,7 +92,8 @@ def test_clipping_bounds_the_direction_and_reports_the_true_norm():
 
 
 @pytest.mark.parametrize("name",
-                         ["adamw", "adafactor", "muon", pytest.param("lion", marks=pytest.mark.slow),
+                         ["adamw", "adafactor", "muon",
+                          pytest.param("lion", marks=pytest.mark.slow),
                           pytest.param("sgd", marks=pytest.mark.slow)])
 def test_frozen_parameters_stay_with_every_algorithm_and_hold_no_moments(name):
     before, after, metrics, _ = one_step(name=name, frozen=("hidden/.*",), weight_decay=0.1,
