@@ -64,8 +64,10 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    name: str = field("adamw", "The algorithm.",
-                      choices=("adamw", "adam", "lion", "adafactor", "sgd"))
+    name: str = field("adamw", "The algorithm; muon orthogonalises the steps of products and "
+                      "convolutions, at Adam's size, and is Adam for the rest: a short training "
+                      "needs fewer steps, each a little dearer.",
+                      choices=("adamw", "adam", "lion", "adafactor", "muon", "sgd"))
     learning_rate: float = field(1e-4, "Its peak.", minimum=0)
     schedule: str = field("constant", "The learning rate after the warm-up; rsqrt falls with the "
                           "inverse square root of the step, cosine and linear end at train.steps, "

@@ -23,8 +23,19 @@ ALGORITHMS: dict[str, Callable] = {
     "adam": lambda c: optax.scale_by_adam(b1=c.b1, b2=c.b2, eps=c.eps),
     "lion": lambda c: optax.scale_by_lion(b1=c.b1, b2=c.b2),
     "adafactor": lambda c: optax.scale_by_factored_rms(),
+    "muon": lambda c: optax.contrib.muon(-1.0, adam_b1=c.b1, adam_b2=c.b2, consistent_rms=0.2,
+                                         muon_weight_dimension_numbers=_matrices),
     "sgd": lambda c: optax.trace(decay=c.b1) if c.b1 else optax.identity(),
 }
+
+
+def _matrices(params):
+    """Which axes Muon takes as a matrix's: of kernels of two axes and of convolutions, what they
+    read and what they give. None: Adam, also of kernels of heads and of stacked layers, whose axes
+    do not say which is which."""
+    numbers = {2: optax.contrib.MuonDimensionNumbers(0, 1),
+               4: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)}
+    return jax.tree.map(lambda x: numbers.get(x.ndim), params)
 
 
 @dataclasses.dataclass(frozen=True)

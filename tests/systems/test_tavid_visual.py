@@ -2,6 +2,7 @@
 guidance, continuation, and that the picture follows the units."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from avjax.errors import UserError
 from avjax.flow import diffusion
 from avjax.sharding.mesh import make_mesh
-from avjax.sharding.rules import named_leaves, param_shardings
+from avjax.sharding.rules import named_leaves, param_shardings, path_name
 from avjax.systems.api import abstract_params, build
 from avjax.systems.tavid.visual import config as configs
 from avjax.systems.tavid.visual import sampler
@@ -35,7 +36,7 @@ def small(stage="temporal", **more):
                          margin=1))
     c.update(dict(stage=stage, latent_size=LATENT[:2], latent_dim=1, patch=2, face_width=3,
                   face_tokens=2, frames=3, context=4,
-                  clip=3, steps=2, guidance_mode="combined", guidance=2.0))
+                  clip=3, steps=2, guidance_mode="combined", guidance=2.0, motion_shift=True))
     c.update_from_flattened_dict(more)
     return c
 
@@ -116,8 +117,11 @@ def test_a_reference_is_not_what_is_made_of_it():
 
 
 def test_every_parameter_has_one_rule_and_one_stage():
-    shapes = abstract_params(build(configs.tiny()))
-    placed = param_shardings(shapes, build(configs.tiny()).param_rules,
+    c = configs.tiny()
+    c.motion_shift = True
+    system = build(c)
+    shapes = abstract_params(system)
+    placed = param_shardings(shapes, system.param_rules,
                              make_mesh(dict(data=2, fsdp=2, tensor=2)))
     wide = [n for (n, x), s in zip(named_leaves(shapes), jax.tree.leaves(placed), strict=True)
             if x.size > 2e4 and s.is_fully_replicated]
@@ -202,6 +206,14 @@ def test_dropped_conditions_leave_no_trace_and_the_loss_is_the_papers():
         assert float(run(params, batch,
                          without)) == pytest.approx(float(run(params, changed[name], without)),
                                                     rel=1e-5), name
+    # tokens are heard by attention and by the shift of the time embedding, each by itself
+    for deaf, heard in ((r"$", True), (r"time/motion/", True), (r"(mid|down|up).*/motion/", True),
+                        (r".*/motion/", False)):
+        deafened = jax.tree_util.tree_map_with_path(
+            lambda path, x, deaf=deaf: x * (not re.search("denoiser/" + deaf, path_name(path))),
+            params)
+        told, other = (float(run(deafened, b, draw)) for b in (batch, changed["units"]))
+        assert (other != pytest.approx(told, rel=1e-6)) == heard, deaf
     # a network that says 0: the target's own size, weighted
     zero = jax.tree.map(np.zeros_like, params)
     x0, t = batch["latents"], draw["t"][:, 0]

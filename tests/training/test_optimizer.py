@@ -93,7 +93,8 @@ def test_clipping_bounds_the_direction_and_reports_the_true_norm():
 
 
 @pytest.mark.parametrize("name",
-                         ["adamw", "adafactor", pytest.param("lion", marks=pytest.mark.slow),
+                         ["adamw", "adafactor", "muon",
+                          pytest.param("lion", marks=pytest.mark.slow),
                           pytest.param("sgd", marks=pytest.mark.slow)])
 def test_frozen_parameters_stay_with_every_algorithm_and_hold_no_moments(name):
     before, after, metrics, _ = one_step(name=name, frozen=("hidden/.*",), weight_decay=0.1,
@@ -103,7 +104,7 @@ def test_frozen_parameters_stay_with_every_algorithm_and_hold_no_moments(name):
                                       before["params"]["hidden"][key])
     assert np.abs(after["params"]["out"]["kernel"] - before["params"]["out"]["kernel"]).max() > 0
     free = one_step(name=name, weight_decay=0.1, clip_norm=1.0)[1]
-    saved = {"adamw": 4, "lion": 2, "sgd": 2, "adafactor": 6}[name]  # two frozen arrays
+    saved = {"adamw": 4, "lion": 2, "sgd": 2, "adafactor": 6, "muon": 3}[name]  # two frozen arrays
     assert len(jax.tree.leaves(after["opt_state"])) == len(
         jax.tree.leaves(free["opt_state"])) - saved
 

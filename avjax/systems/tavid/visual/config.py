@@ -97,6 +97,8 @@ class Config(Section):
     reference_input: bool = field(False, "The reference's latents are also beside the noisy ones "
                                   "on the denoiser's input, which a short training learns to use "
                                   "sooner than attention [ours].")
+    motion_shift: bool = field(False, "A frame's motion tokens also shift its time embedding, "
+                               "which every residual block of the denoiser sees [ours].")
     face_width: int = field(512, "Width of a face embedding.", minimum=1)
     face_tokens: int = field(4, "Tokens that it becomes.", minimum=1)
     # training rows

@@ -166,6 +166,7 @@ class Denoiser(nn.Module):
     config: UNet
     dtype: jnp.dtype = jnp.float32
     given_dim: int = 0  # channels of its input after the noisy ones (published: none)
+    shift_dim: int = 0  # numbers of a frame's motion tokens where they shift its time embedding
 
     def setup(self):
         c = self.config
@@ -175,7 +176,7 @@ class Denoiser(nn.Module):
         def make(p):
             return layer(p, c, self.dtype)
 
-        self.time = TimeEmbedding(c.channels[0], self.dtype)
+        self.time = TimeEmbedding(c.channels[0], self.dtype, self.shift_dim)
         self.inputs = Conv(c.channels[0], c.latent_dim + self.given_dim, dtype=self.dtype)
         self.down = [Block(b, make, False, self.dtype) for b in down]
         self.mid = layer(mid, c, self.dtype, middle=True)
@@ -217,12 +218,14 @@ class Denoiser(nn.Module):
         def every(x_B):
             return None if x_B is None else each_frame(x_B, F)
 
-        time_BD = jax.nn.silu(self.time(t_B))
+        motion_NMK = None if motion_BFMK is None else fold_frames(motion_BFMK)
+        time_ND = every(self.time(t_B))
+        if self.shift_dim and motion_NMK is not None:
+            time_ND = time_ND + self.time.motion(motion_NMK.reshape(B * F, -1))
         scale = motion_scale
         if scale is not None:
             scale = jnp.broadcast_to(scale, (B, len(c.regions)))
-        given = Conditions(time_ND=every(time_BD), face_BMK=face_BMK,
-                           motion_NMK=None if motion_BFMK is None else fold_frames(motion_BFMK),
+        given = Conditions(time_ND=jax.nn.silu(time_ND), face_BMK=face_BMK, motion_NMK=motion_NMK,
                            sees_reference_B=reference_mask, scale_NR=every(scale))
         masks = [None if m is None else fold_frames(jnp.broadcast_to(m, (B, F, *m.shape[2:])))
                  for m in masks or [None] * len(c.channels)]

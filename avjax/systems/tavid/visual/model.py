@@ -46,8 +46,10 @@ class VisualNet(nn.Module):
     def setup(self):
         c = self.config
         self.reference = ReferenceNet(c.unet, self.dtype)
-        self.denoiser = Denoiser(c.unet, self.dtype, given_dim=c.unet.latent_dim
-                                 if c.reference_input else 0)
+        tokens = (2 * c.mapper.margin + 1) * c.mapper.tokens if c.driver == "units" \
+            else c.audio.tokens
+        self.denoiser = Denoiser(c.unet, self.dtype, c.unet.latent_dim * c.reference_input,
+                                 tokens * c.unet.motion_dim * c.motion_shift)
         if c.driver == "units":
             self.mapper = MotionMapper(c.mapper, self.dtype)
             self.windows = TokenWindows(c.mapper, self.dtype)

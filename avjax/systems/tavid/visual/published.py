@@ -73,6 +73,10 @@ def opened(path: str) -> State:
 
 def write(params, config) -> State:
     """Our parameters -> the names of net.pth. UserError: a network that Hallo2 has not."""
+    if config.motion_shift:
+        raise UserError("Hallo2's time embedding does not see motion tokens",
+                        where="config.system.motion_shift", expected="False", found="True",
+                        hint="use its Orbax checkpoint as it is")
     if config.reference_input:
         raise UserError("Hallo2's denoiser does not see the reference beside its input",
                         where="config.system.reference_input", expected="False", found="True",

@@ -37,7 +37,7 @@ _NETS = r"(reference|denoiser)/"
 NET_RULES = (
     (_NETS + r"inputs/kernel", (None, None, None, "fsdp")),
     (_NETS + r"outputs/kernel", (None, None, "fsdp", None)),
-    (_NETS + r"time/(hidden|out)/kernel", ("fsdp", "tensor")),
+    (_NETS + r"time/(hidden|out|motion)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(conv[12]|resize)/kernel", (None, None, "fsdp", "tensor")),
     (_NETS + r".*/(time|skip)/kernel", ("fsdp", "tensor")),
     (_NETS + r".*/(spatial|motion|temporal)/(inputs|outputs|zero_\w+)/kernel", ("fsdp", "tensor")),

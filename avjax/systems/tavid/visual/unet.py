@@ -81,14 +81,20 @@ def plan(config) -> tuple[tuple[BlockPlan, ...], LayerPlan, tuple[BlockPlan, ...
 
 
 class TimeEmbedding(nn.Module):
-    """Integer times -> (batch, 4 * width): cosines, then sines, and an MLP."""
+    """Integer times -> (batch, 4 * width): cosines, then sines, and an MLP. `motion` makes a shift
+    of that width of motion tokens side by side, `motion_dim` numbers; a fresh one says nothing."""
 
     width: int
     dtype: jnp.dtype
+    motion_dim: int = 0  # 0: there is none
 
     def setup(self):
         self.hidden = Dense(4 * self.width, self.width, self.dtype)
         self.out = Dense(4 * self.width, 4 * self.width, self.dtype)
+        if self.motion_dim:
+            zeros = nn.initializers.zeros
+            self.motion = Dense(4 * self.width, self.motion_dim, self.dtype, kernel_init=zeros,
+                                bias_init=zeros)
 
     def __call__(self, t_B):
         half = self.width // 2
