@@ -92,6 +92,9 @@ class Optimizer(Section):
     turn_rates: tuple[tuple[str, float], ...] = field(
         (), "Of a system that is updated in turns: (turn, factor of its learning rate).")
     accumulate: int = field(1, "Micro-batches a step.", minimum=1)
+    whole_params: bool = field(False, "Every device keeps whole parameters; mesh.fsdp splits the "
+                               "optimiser state and the average alone (ZeRO's first stage).",
+                               resume="free")
     ema_decay: float = field(0.0, "Of the parameters' moving average, which evaluation then uses; "
                              "0 = off.", minimum=0, below=1)
 

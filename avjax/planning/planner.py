@@ -75,7 +75,8 @@ class Job:
         return mesh if compiler is None else on_devices(mesh, compiler.devices(topology))
 
     def state(self, mesh) -> Any:
-        return place_state(self.shapes, self.system.param_rules, mesh)
+        return place_state(self.shapes, self.system.param_rules, mesh,
+                           whole_params=self.optimizer.whole_params)
 
     def cost(self, rows: int) -> tuple[int, int]:
         """(FLOPs, bytes of activations) of the gradients for `rows` rows of a batch on one
@@ -157,7 +158,10 @@ class Job:
         across = topology.slices
         found = []
         if fsdp > 1:
-            found += [Collective("all-gather", whole, fsdp, 2 * self.accumulate, ("fsdp",),
+            # whole parameters: gathered in 32 bits, once, as they are updated
+            size, times = ((2 * whole, 1) if self.optimizer.whole_params
+                           else (whole, 2 * self.accumulate))
+            found += [Collective("all-gather", size, fsdp, times, ("fsdp",),
                                  spans(topology, fsdp)),
                       Collective("reduce-scatter", whole, fsdp, self.accumulate, ("fsdp",),
                                  spans(topology, fsdp))]

@@ -50,6 +50,7 @@ class Optimizer:
       turns: of a system with turns, the transform of each by name; `transform` then makes the
         states of all, and updates none.
       rates: {turn: factor of the learning rate}; 1 where it is not named.
+      whole_params: fsdp splits the optimiser state and the average, not the parameters.
     """
 
     transform: optax.GradientTransformation
@@ -58,6 +59,7 @@ class Optimizer:
     frozen_dtype: str = "float32"
     turns: Mapping[str, optax.GradientTransformation] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    whole_params: bool = False
 
 
 def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -123,12 +125,13 @@ def make_optimizer(config, total_steps: int, params: Any, turns: Sequence[Turn] 
     schedule = make_schedule(config, total_steps)
     if not turns:
         return Optimizer(_transform(config, params, trainable), schedule, trainable,
-                         config.frozen_dtype)
+                         config.frozen_dtype, whole_params=config.get("whole_params", False))
     by_turn = {turn.name: _by_group(config, turn.groups, params, trainable) for turn in turns}
     together = optax.GradientTransformation(
         lambda params: {turn.name: by_turn[turn.name].init({g: params[g] for g in turn.groups})
                         for turn in turns}, optax.identity().update)
-    return Optimizer(together, schedule, trainable, config.frozen_dtype, by_turn, rates)
+    return Optimizer(together, schedule, trainable, config.frozen_dtype, by_turn, rates,
+                     config.get("whole_params", False))
 
 
 def _by_group(config, groups, params, trainable) -> optax.GradientTransformation:

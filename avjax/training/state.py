@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from avjax.sharding.mesh import batch_shardings, replicated
 from avjax.sharding.rules import Rules, like_params, param_shardings
@@ -55,9 +55,10 @@ def state_shapes(params, optimizer: Optimizer, *, ema: bool) -> State:
     return state | ({"ema": trainable_part(params, optimizer)} if ema else {})
 
 
-def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
+def place_state(shapes: State, rules: Rules, mesh: Mesh, *, whole_params: bool = False) -> State:
     """`state_shapes` with shardings, the step counter's too: a scalar without one compiles the step
-    twice."""
+    twice. `whole_params`: fsdp does not split the parameters (ZeRO stage 1, Rajbhandari et al.
+    2020, arXiv:1910.02054)."""
     places = param_shardings(shapes["params"], rules, mesh)
     shardings = {"step": replicated(mesh), "params": places,
                  "opt_state": like_params(shapes["opt_state"], shapes["params"], places, mesh)}
@@ -65,15 +66,26 @@ def place_state(shapes: State, rules: Rules, mesh: Mesh) -> State:
         flat = flatten_dict(places)
         shardings["ema"] = unflatten_dict({path: flat[path]
                                            for path in flatten_dict(shapes["ema"])})
+    if whole_params:
+        shardings["params"] = jax.tree.map(_without_fsdp, places)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                         shapes, shardings)
+
+
+def _without_fsdp(place: NamedSharding) -> NamedSharding:
+    def kept(axes):
+        if isinstance(axes, tuple):
+            return tuple(axis for axis in axes if axis != "fsdp")
+        return None if axes == "fsdp" else axes
+
+    return NamedSharding(place.mesh, PartitionSpec(*map(kept, place.spec)))
 
 
 def abstract_state(system, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
     """The state of `init_state` as ShapeDtypeStructs with shardings: the target of a restore and
     the input of a compilation."""
     return place_state(state_shapes(abstract_params(system), optimizer, ema=ema),
-                       system.param_rules, mesh)
+                       system.param_rules, mesh, whole_params=optimizer.whole_params)
 
 
 def abstract_batch(system, mesh: Mesh, *, batch: int, time: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -92,7 +92,7 @@ FREE = ("stages", "mesh.", "dcn.", "plan.", "data.dir", "data.threads", "evaluat
         "train.best_", "train.evaluate_every", "train.loss_examples", "train.init_",
         "train.nan_policy", "train.max_skips", "train.profile_", "train.wandb", "train.local_",
         "train.peak_flops", "train.steps", "train.watchdog_seconds", "train.save_timeout",
-        "train.barrier_timeout", "train.heartbeat_timeout")
+        "train.barrier_timeout", "train.heartbeat_timeout", "optimizer.whole_params")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

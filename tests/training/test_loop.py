@@ -88,7 +88,13 @@ def test_values_do_not_depend_on_the_mesh(tmp_path):
 def test_restart_on_another_mesh(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b", mesh=make_mesh(dict(data=8)), **{"train.steps": 3})
-    run(tmp_path / "b", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)))
+    state = run(tmp_path / "b", mesh=make_mesh(dict(data=2, fsdp=2, tensor=2)),
+                **{"optimizer.whole_params": True}).state
+    places = {"/".join(map(str, path)): x.sharding.spec for path, x in
+              jax.tree_util.tree_leaves_with_path(state) if "hidden" in str(path) and x.ndim == 2}
+    whole = jax.sharding.PartitionSpec(None, "tensor")
+    assert [spec == whole for name, spec in places.items()] == ["params" in name for name in places]
+    assert len(places) == 3  # the parameter and two averages of its gradients
     for a, b in zip(records(tmp_path / "a"), records(tmp_path / "b"), strict=True):
         assert a["batch_id"] == b["batch_id"] and a["loss"] == pytest.approx(b["loss"], rel=1e-6)
 
