@@ -136,7 +136,10 @@ def test_nothing_depends_on_more_than_the_look_ahead(avatar):
         early["pictures"].append(now - differs[0] / 30)
     for what, seconds in early.items():
         assert 1000 * max(seconds) <= told[what]["ms"] + 0.1, what
-    assert 1000 * max(early["sound"]) > told["sound"]["ms"] - 13, "to a frame, no less would do"
+    # The first 40 of a window's 1024 samples weigh less than 3e-4 (Hann, twice): what changes there
+    # is lost in rounding, on some processors more of it than on others.
+    frame = 1000 * (256 + 40) / RATE
+    assert 1000 * max(early["sound"]) > told["sound"]["ms"] - frame, "no less would do"
 
 
 @pytest.mark.parametrize("variant", ["puppets", "paper"])
@@ -252,7 +255,9 @@ def test_two_speakers_are_mixed_side_by_side(avatar):
     decoder = avatar.decoder
 
     def run(apart, names):
-        speakers = Speakers(decoder, dataclasses.replace(prompt, speakers=names), LEAST, True)
+        of_each = np.zeros((len(names), 8), np.float32) if names else prompt.identity
+        speakers = Speakers(decoder, dataclasses.replace(prompt, speakers=names, identity=of_each),
+                            LEAST, True)
         speakers._decoder = types.SimpleNamespace(speakers=lambda streams: apart)
         packets = speakers.feed({}), speakers.finish()
         return (np.concatenate([p.sound_N for p in packets]),
