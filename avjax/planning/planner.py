@@ -180,9 +180,9 @@ class Job:
         `thorough` compiles what training compiles. Otherwise XLA optimises less, kernels may use
         less of a core's own memory (Compiler.hurried; unless one does not fit), and layers are
         scanned where the config can (system.scan_layers), in a fifth of the time. Partitioning, and
-        so the bytes of collectives and of the state, are the same; but gradients are summed layer
-        by layer instead of in a few large sums, buffers are larger, and the program is slower, so
-        its cycles are no estimate.
+        so the bytes of the state, are the same, those of collectives nearly (a denoiser's differ by
+        half a percent); but gradients are summed layer by layer instead of in a few large sums,
+        buffers are larger, and the program is slower, so its cycles are no estimate.
         """
         config, system = self.config, self.system
         if not thorough:
