@@ -8,8 +8,8 @@ Run:        avjax submit --target=local --config=configs/talker_coupling.py \\
 Hardware:   as configs/talker_quickstart.py, at whose pace a member trains for three minutes. Corpus
             and features are made once, in the folder `common` beside the workdirs.
 Expect:     equal parameters by construction (joint attention only shows each head the other's keys
-            and values), equal steps; what came out, with three seeds, is in docs/talker.md. On
-            puppets, so it is no evidence about faces.
+            and values), equal steps; what came out, with three seeds, is in
+            docs/talker_measured.md. On puppets, so it is no evidence about faces.
 Sizes:      ours, as in configs/talker_quickstart.py.
 """
 

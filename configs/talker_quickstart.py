@@ -6,8 +6,8 @@ Run:        avjax train --config=configs/talker_quickstart.py --workdir=runs/tal
 Hardware:   two CPU cores, 4 GiB; about thirteen minutes, of which training is ten.
 Expect:     speech to motion: F1_lips 0.93; text to both: 0.74 once aligned by the sound, length
             within 7 %. `:phonemes` is clearer (WER .53 and .68 in place of .79) in twenty minutes.
-            The tables are in docs/talker.md. Measured on puppets: it shows learning and plumbing,
-            never realism.
+            The tables are in docs/talker_measured.md. Measured on puppets: it shows learning and
+            plumbing, never realism.
 Sizes:      ours; the published ones are in configs/talker_0_6b.py.
 """
 

@@ -8,8 +8,8 @@ Run:        avjax train --config=configs/talker_two_stage.py --workdir=runs/stag
 Hardware:   as configs/talker_quickstart.py, at whose pace a member trains for three minutes. Corpus
             and features are made once, in the folder `common` beside the workdirs; the first stage
             of a member is its `speech`.
-Expect:     one stage ahead or level, two seeds; the table is in docs/talker.md. On puppets, so it
-            is no evidence about faces.
+Expect:     one stage ahead or level, two seeds; the table is in docs/talker_measured.md. On
+            puppets, so it is no evidence about faces.
 Sizes:      ours, as in configs/talker_quickstart.py. A quarter of the corpus has motion; where both
             kinds are mixed, its utterances are repeated until the kinds are drawn equally often, as
             published. The first stage hears all of the corpus.

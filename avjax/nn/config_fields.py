@@ -11,7 +11,7 @@ ATTENTION_KERNEL = field("auto", "How attention is computed; auto = banded where
 INIT_SCALE = field(1.0 / 3.0, "Variance * fan_in of fresh kernels.", minimum=0)
 REMAT = field(False, "Recomputes each block in the backward pass: less memory, a third more time.")
 SCAN_LAYERS = field(False, "One compiled block for all: compiles in a fifth of the time, trains "
-                    "slower (docs/scale.md).")
+                    "slower (docs/compiled_programs.md).")
 FRAME_RATE = field(25.0, "Frames a second.", above=0)
 
 

@@ -40,7 +40,7 @@ class Net(Section):
     margin: int = field(2, "Frames to either side whose tokens the denoiser is given as well.",
                         minimum=0)
     scan_layers: bool = field(False, "One compiled block for all but the last: compiles faster, "
-                              "trains slower (docs/scale.md).")
+                              "trains slower (docs/compiled_programs.md).")
     init_scale: float = config_fields.INIT_SCALE
     attention_kernel: str = config_fields.ATTENTION_KERNEL
 
