@@ -125,8 +125,7 @@ class Job:
 
     def memory(self, mesh, batch: int) -> dict[str, int]:
         """PARTS -> bytes on a device. Activations are divided by seq but not by tensor, which
-        shards
-        some of them: an upper estimate there."""
+        shards some of them: an upper estimate there."""
         state = self.state(mesh)
         abstract = abstract_batch(self.system, mesh, batch=batch, time=self.config.data.segment)
         kept = self.costs(self.rows(batch, mesh))[1]
