@@ -26,7 +26,8 @@ COLUMNS = {"e": slice(None, -POSE), "h": slice(-POSE, None)}  # of the parts of 
 def side_by_side(decoder, streams, identities=None) -> np.ndarray | None:
     """All faces of a dialogue, (T, H, S W, 3) uint8; None where there are none. identities: (S, I)
     puppets that are drawn where streams are of motion alone."""
-    if not len(streams.get("latents", ())) and (identities is None or not decoder.draws):
+    drawn = not len(streams.get("latents", ()))
+    if not decoder.has_motion(streams) or (drawn and (identities is None or not decoder.draws)):
         return None
     speakers = decoder.speakers(streams)
     whose = [{}] * len(speakers) if identities is None else [{"identity": x} for x in identities]
