@@ -5,13 +5,21 @@ import pytest
 
 from avjax.inference.generator import Generator
 from eval.benchmarks import dialogue
+from eval.data.conversations import side_by_side
 from eval.metrics import turns
 from eval.report import page, tables
 from eval.run import runner
 from tests.eval import toys
-from tests.eval.toy_dialogues import ToyDecoder, ToySystem, config, write
+from tests.eval.toy_dialogues import WIDTH, ToyDecoder, ToySystem, config, write
 
 PAIRS = {f"{a} to {b}" for a in (1, 2, 3) for b in (1, 2, 3) if a != b}
+
+
+class Drawer(ToyDecoder):
+    """Draws who somebody is, as puppets are drawn."""
+
+    def frames(self, streams, identity):
+        return np.full((len(streams["motion"]), 8, 8, 3), identity, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +86,14 @@ def test_tables_and_report_have_a_line_for_each_pair(benchmark, tmp_path):
     assert [line.split("  ")[2] for line in lines] == sorted(PAIRS)
     samples = runner.samples(benchmark, generator, {"w": np.zeros(1)}, ("valid",), 1)
     assert "RPCC_h, speaker 3 to 1" in page.write(tmp_path, results, samples).read_text()
+
+
+def test_only_what_has_faces_has_pictures(benchmark):
+    """Puppets are known in every variant: of sound alone there is nothing to draw."""
+    mel, latents = np.zeros((8, 3, 80), np.float32), np.zeros((2, 3, WIDTH, 1, 1), np.float32)
+    whose = {"identity": np.zeros((3, 12), np.float32)}
+    assert benchmark.pictures({"mel": mel}, whose) is None
+    drawer = Drawer()
+    drawn = side_by_side(drawer, {"mel": mel, "motion": latents[..., 0, 0]}, np.arange(3.0))
+    assert drawn.shape == (2, 8, 24, 3) and drawn[0, 0, ::8, 0].tolist() == [0, 1, 2]
+    assert side_by_side(drawer, {"mel": mel, "motion": latents[..., 0, 0]}) is None

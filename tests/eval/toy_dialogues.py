@@ -25,7 +25,7 @@ class ToyDecoder(decode.Decoder):
     face_kind = "puppet"
 
     def __init__(self):
-        super().__init__({"reader": {"kind": "toy"}}, {})
+        super().__init__({"reader": {"kind": "toy"}, "pictures": {}}, {})
 
     def codec(self, name):
         rng = np.random.default_rng(0)
