@@ -132,12 +132,9 @@ class Wav2Vec2Frames:
         """From a published file. normalise None: as fairseq's or WavLM's config in the file says;
         else yes for networks with layer norm in their convolutions (XLS-R), and no for others
         (HuBERT base). UserError: unreadable, of another network, with fewer layers."""
-        found = stated(path)
-        params = import_params(read_state_dict(path), where=str(path))
-        network = config_of(params, num_heads, found)
-        if normalise is None:
-            normalise = network.conv_norm == "layer" if found.normalise is None else found.normalise
-        return cls(network, params, layer=layer, normalise=normalise,
+        network, params, usual = read_network(path, num_heads)
+        return cls(network, params, layer=layer,
+                   normalise=usual if normalise is None else normalise,
                    weights={"kind": "file", "sha256": file_sha256(path)},
                    precision=precision, mesh=mesh)
 
@@ -185,6 +182,17 @@ class Wav2Vec2Frames:
 
     def _normalised(self, x_N):
         return (x_N - x_N.mean()) / np.sqrt(x_N.var() + UTTERANCE_EPS) if self._normalise else x_N
+
+
+def read_network(path: str,
+                 num_heads: int | None = None) -> tuple[Wav2Vec2Config, dict, bool]:
+    """A published file's sizes, its parameters of all layers, and whether it takes utterances of
+    zero mean and unit variance: see Wav2Vec2Frames.from_checkpoint."""
+    found = stated(path)
+    params = import_params(read_state_dict(path), where=str(path))
+    network = config_of(params, num_heads, found)
+    usual = network.conv_norm == "layer" if found.normalise is None else found.normalise
+    return network, params, usual
 
 
 @functools.partial(jax.jit, static_argnums=0)
