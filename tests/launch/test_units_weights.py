@@ -79,7 +79,8 @@ def test_recorded_units_through_the_command(record, files, tmp_path):
     with pytest.raises(UserError, match="it exists"):
         units.take_out_network(bound, str(out))
     units.take_out_network(bound, str(out.with_name("pytorch_model.bin")))  # beside the same config
-    jax.tree.map(np.testing.assert_array_equal, read_network(str(out.with_name("pytorch_model.bin"))), again)
+    same = read_network(str(out.with_name("pytorch_model.bin")))
+    jax.tree.map(np.testing.assert_array_equal, same, again)
     out.with_name("config.json").write_text("{}")
     with pytest.raises(UserError, match="another file lies where"):
         units.take_out_network(bound, str(out.with_name("other.pt")))
