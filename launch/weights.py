@@ -9,6 +9,7 @@
   avjax weights import --system=units --file=NETWORK --centroids=FILE.npy --workdir=UNITS
   [--layer=35] [--num_units=10000]
   avjax weights export --workdir=UNITS|FEATURES --out=FILE.npy
+  avjax weights export --workdir=UNITS --out=FOLDER/model.safetensors|FOLDER/pytorch_model.bin
 
 `inspect` lists every array of a weights file, and what else it leaves unread, without executing it.
 `export` writes a trained system that has published weights (AV-Flow, its text to tokens, the
@@ -32,7 +33,9 @@ generate needs nothing else.
 `--system=units` binds a speech network (XLS-R, HuBERT, WavLM, wav2vec 2.0; frozen, so it is kept as
 published) to the centroids of one of its layers, once both are read and fit: avjax extract
 --unit_encoder=UNITS then takes no other layer, and UNITS/centroids.npy begins the Motion Mapper's
-rows (docs/tavid.md). `export` to a .npy writes centroids, also those that extraction has fitted.
+rows (docs/tavid.md). `export` to a .npy writes centroids, also those that extraction has fitted; to
+another file the network, under transformers' names and with its config.json beside it, whatever
+names it was published under: transformers loads that folder.
 """
 
 import itertools
@@ -51,8 +54,8 @@ from launch.jobs import release, units, weights
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training job: read by export, made by "
                                                "import.")
-OUT = flags.DEFINE_string("out", None, "export: the .pt or .safetensors file to write; must not "
-                          "exist.")
+OUT = flags.DEFINE_string("out", None, "export: the .pt or .safetensors file to write (of units "
+                          "also .bin, or .npy for the centroids); must not exist.")
 STEP = flags.DEFINE_string("step", None, "export: which checkpoint (a number or best); default the "
                            "newest.")
 AVERAGE = flags.DEFINE_boolean("average", True, "export: the average of the parameters, where the "
@@ -126,8 +129,11 @@ def main(command):
                 print(f"{OUT.value}: {units.take_out(WORKDIR.value, OUT.value)} centroids")
                 return
             with lock.hold(lock.beside(OUT.value), "the file", OUT.value):
-                count = weights.export(WORKDIR.value, OUT.value, step=STEP.value,
-                                       average=AVERAGE.value)
+                if bound := bound_units.read(WORKDIR.value):
+                    count = units.take_out_network(bound, OUT.value)
+                else:
+                    count = weights.export(WORKDIR.value, OUT.value, step=STEP.value,
+                                           average=AVERAGE.value)
             print(f"{OUT.value}: {count} arrays, sha256 {file_sha256(OUT.value)}")
         case ["import"] if SYSTEM.value == units.NAME:
             _need(file=FILE.value, centroids=CENTROIDS.value, workdir=WORKDIR.value)

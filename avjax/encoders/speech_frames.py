@@ -61,14 +61,21 @@ class MelFrames:
     """Log-mel frames, each band less its mean over the utterance's loud frames, beside `context`
     frames on either side."""
 
-    def __init__(self, context: int = 1, level: dict | None = level_lib.RECIPE):
-        """level: of the speech that frames are made of; None: as it comes."""
+    def __init__(self, context: int = 1, level: dict | None = level_lib.RECIPE,
+                 silence_db: float | None = None):
+        """
+        Args:
+          level: of the speech that frames are made of; None: as it comes.
+          silence_db: a frame whose mean over bands is so much below that of the loudest is one
+            constant vector, so that silence is one unit; None: as it is.
+        """
         self.width = MEL["bands"] * (2 * context + 1)
-        self._context, self._level = context, level
+        self._context, self._level, self._silence = context, level, silence_db
         self.recipe = {"kind": "mel", "mel": dict(MEL), "context": context, "width": self.width,
                        "normalise": f"bands less their mean over frames within {_ACTIVE} nats of "
                        "the loudest"}
         self.recipe |= {"level": dict(level)} if level else {}
+        self.recipe |= {"silence_db": silence_db} if silence_db else {}
 
     def __call__(self, audio, centroids_KD=None):
         """See SpeechFrames."""
@@ -84,7 +91,11 @@ class MelFrames:
         level_T = mel_TM.mean(1)
         mel_TM = mel_TM - mel_TM[level_T >= level_T.max() - _ACTIVE].mean(0)
         near_TS = np.arange(len(mel_TM))[:, None] + np.arange(-self._context, self._context + 1)
-        return mel_TM[np.clip(near_TS, 0, len(mel_TM) - 1)].reshape(len(mel_TM), -1)
+        frames_TD = mel_TM[np.clip(near_TS, 0, len(mel_TM) - 1)].reshape(len(mel_TM), -1)
+        if self._silence:
+            below = self._silence * np.log(10) / 20  # decibels to nats of amplitude
+            frames_TD[level_T < level_T.max() - below] = -below
+        return frames_TD
 
 
 class Wav2Vec2Frames:
@@ -132,12 +143,9 @@ class Wav2Vec2Frames:
         """From a published file. normalise None: as fairseq's or WavLM's config in the file says;
         else yes for networks with layer norm in their convolutions (XLS-R), and no for others
         (HuBERT base). UserError: unreadable, of another network, with fewer layers."""
-        found = stated(path)
-        params = import_params(read_state_dict(path), where=str(path))
-        network = config_of(params, num_heads, found)
-        if normalise is None:
-            normalise = network.conv_norm == "layer" if found.normalise is None else found.normalise
-        return cls(network, params, layer=layer, normalise=normalise,
+        network, params, usual = read_network(path, num_heads)
+        return cls(network, params, layer=layer,
+                   normalise=usual if normalise is None else normalise,
                    weights={"kind": "file", "sha256": file_sha256(path)},
                    precision=precision, mesh=mesh)
 
@@ -185,6 +193,17 @@ class Wav2Vec2Frames:
 
     def _normalised(self, x_N):
         return (x_N - x_N.mean()) / np.sqrt(x_N.var() + UTTERANCE_EPS) if self._normalise else x_N
+
+
+def read_network(path: str,
+                 num_heads: int | None = None) -> tuple[Wav2Vec2Config, dict, bool]:
+    """A published file's sizes, its parameters of all layers, and whether it takes utterances of
+    zero mean and unit variance: see Wav2Vec2Frames.from_checkpoint."""
+    found = stated(path)
+    params = import_params(read_state_dict(path), where=str(path))
+    network = config_of(params, num_heads, found)
+    usual = network.conv_norm == "layer" if found.normalise is None else found.normalise
+    return network, params, usual
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -103,7 +103,8 @@ def from_recipe(recipe: dict, arrays: dict[str, np.ndarray], *, weights: str | N
     kind = made_of.get("kind")
     source = made_of.get("weights", {}).get("kind")
     if kind == "mel":
-        frames = MelFrames(made_of.get("context", 0), made_of.get("level"))
+        frames = MelFrames(made_of.get("context", 0), made_of.get("level"),
+                           made_of.get("silence_db"))
     elif kind == "wav2vec2" and source == "random":
         network = Wav2Vec2Config(**{k: tuple(v) if isinstance(v, list) else v for k,
                                     v in made_of["network"].items()})

@@ -1,12 +1,14 @@
-"""A speech network and its centroids into a folder that extraction reads, and centroids out."""
+"""A speech network and its centroids into a folder that extraction reads, and both out again."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from avjax.encoders.published import bound_units
+from avjax.encoders import speech_frames
+from avjax.encoders.published import bound_units, transformers_wav2vec2
 from avjax.encoders.units import CENTROIDS
 from avjax.errors import UserError
 from avjax.signal import kmeans
@@ -49,3 +51,15 @@ def take_out(folder: str, out: str) -> tuple[int, int]:
     with failures.working_on(out), atomic.file(out) as temporary, open(temporary, "wb") as file:
         np.save(file, table_KD)
     return table_KD.shape
+
+
+def take_out_network(bound: bound_units.Bound, out: str) -> int:
+    """Writes the network of an imported folder under transformers' names, as a new .safetensors or
+    PyTorch file with its config.json beside it; returns how many arrays. float32, whatever it was
+    published in. UserError: `out` or another config.json is there."""
+    weights.check_new(out, (".safetensors", ".bin", ".pt"))
+    network, params, normalise = speech_frames.read_network(bound.network)
+    config = transformers_wav2vec2.config(network, params, normalise)
+    state = transformers_wav2vec2.export_params(params)
+    weights.save(out, state, beside={"config.json": json.dumps(config, indent=1)})
+    return len(state)

@@ -9,8 +9,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -79,14 +80,19 @@ def export(workdir: str, out: str, *, step: str | None = None, average: bool = T
     the published code's own file, beside which lies what that code looks for there; a .safetensors
     has the system's config in its metadata. UserError: no checkpoint, a system without published
     names, or `out` exists."""
-    if not out.endswith((".pt", ".safetensors")) or os.path.lexists(out):
-        raise UserError("cannot write the weights", where=out,
-                        expected="a new file that ends in .pt or .safetensors",
-                        found="it exists" if os.path.lexists(out) else "another ending",
-                        hint="choose another --out")
+    check_new(out)
     state, config, meta = trained(workdir, step, average, say)
     write(out, state, config, meta)
     return len(state)
+
+
+def check_new(out: str, endings: tuple[str, ...] = (".pt", ".safetensors")) -> None:
+    """UserError: `out` exists, or ends otherwise."""
+    if not out.endswith(endings) or os.path.lexists(out):
+        raise UserError("cannot write the weights", where=out,
+                        expected=f"a new file that ends in {' or '.join(endings)}",
+                        found="it exists" if os.path.lexists(out) else "another ending",
+                        hint="choose another --out")
 
 
 def trained(workdir: str, step: str | None, average: bool,
@@ -105,23 +111,34 @@ def trained(workdir: str, step: str | None, average: bool,
 def write(out: str, state: dict[str, np.ndarray], config: ConfigDict, meta: dict) -> None:
     """What `trained` gives, as a new file; see `export`."""
     names = published(config.name, out)
-    beside = names.beside(config) if out.endswith(".pt") else {}
+    if out.endswith(".safetensors"):
+        save(out, state, metadata={"system": json.dumps(config.to_dict())})
+    else:
+        save(out, names.file(state, meta.get("step", 0)), beside=names.beside(config))
+
+
+def save(out: str, tree: dict, *, beside: Mapping[str, str] = MappingProxyType({}),
+         metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Writes a new file: a .safetensors, with metadata, or one of PyTorch's.
+
+    beside: {name: text} of files in its folder. UserError: one of them is there, with other
+    contents; or the disk refuses.
+    """
     for name, text in beside.items():
         _check_beside(Path(out).with_name(name), text)
     try:
         with atomic.aside(out) as temporary:
-            if out.endswith(".pt"):
-                write_torch_zip(str(temporary), names.file(state, meta.get("step", 0)))
+            if not out.endswith(".safetensors"):
+                write_torch_zip(str(temporary), tree)
             else:  # transformers refuses a file without a format
                 temporary.touch()
                 mode = temporary.stat().st_mode
                 # see findings/safetensors_transposed.sh
-                state = {n: np.ascontiguousarray(x) for n, x in state.items()}
-                safetensors.numpy.save_file(
-                    state, temporary, {"format": "pt", "system": json.dumps(config.to_dict())})
+                arrays = {n: np.ascontiguousarray(x) for n, x in tree.items()}
+                safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **metadata})
                 temporary.chmod(mode)  # safetensors 0.8 makes files that nobody else may read
-        for name, text in beside.items():
-            Path(out).with_name(name).write_text(text)
+            for name, text in beside.items():  # before the weights, which mean little without
+                Path(out).with_name(name).write_text(text)
     # the latter for what the disk refuses, too
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError("cannot write the weights", where=out, found=str(error),

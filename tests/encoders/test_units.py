@@ -171,6 +171,22 @@ def test_mel_units_do_not_hear_loudness():
     np.testing.assert_allclose(quiet[:45], MelFrames()([speech[:16000]])[0][:45], atol=0.1)
 
 
+def test_silence_of_mel_units_is_one_unit():
+    rng = np.random.default_rng()
+    hiss = [1e-4 * rng.standard_normal(16000).astype(np.float32) for _ in range(3)]
+    speech = [x + np.pad(y, (0, 8000)) for x, y in
+              zip(hiss, 0.1 * rng.standard_normal((3, 8000)).astype(np.float32), strict=True)]
+    plain, one = MelFrames(), MelFrames(silence_db=50)
+    assert plain.recipe == {k: v for k, v in one.recipe.items() if k != "silence_db"}
+    for before, after in zip(plain(speech), one(speech), strict=True):
+        np.testing.assert_array_equal(after[:24], before[:24])
+        assert (after[26:] == after[-1]).all() and (before[26:] != before[-1]).any()
+    encoder = units.fit(one, lambda: iter([speech]), 8, seed=0)
+    again = units.from_recipe(json.loads(json.dumps(encoder.recipe)), encoder.arrays())
+    for ids in again(speech):
+        assert len(set(ids[26:].tolist())) == 1 and ids[-1] not in ids[:24]
+
+
 def test_fit_length():
     np.testing.assert_array_equal(units.fit_length(np.array([1, 2, 3]), 5), [1, 2, 3, 3, 3])
     np.testing.assert_array_equal(units.fit_length(np.array([1, 2, 3]), 2), [1, 2])

@@ -4,10 +4,13 @@ and tables of another network, layer or make."""
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from avjax.encoders import units as unit_library
+from avjax.encoders.published import bound_units
+from avjax.encoders.speech_frames import read_network
 from avjax.errors import UserError
 from avjax.weights.torch_writer import write_torch_zip
 from data_pipelines.features.common import units as common_units
@@ -63,6 +66,26 @@ def test_recorded_units_through_the_command(record, files, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), record["centroids"])
     with pytest.raises(UserError, match="it exists"):
         units.take_out(str(folder), f"{tmp_path}/out.npy")
+
+    out = tmp_path / "hf" / "model.safetensors"
+    out.parent.mkdir()
+    run = commands.run("weights", "export", f"--workdir={folder}", f"--out={out}")
+    assert run.returncode == 0, run.stderr
+    again = read_network(str(out))
+    jax.tree.map(np.testing.assert_array_equal, again, read_network(str(files.network)))
+    encoder = unit_library.published(str(out.parent), str(files.centroids), layer=layer)
+    np.testing.assert_array_equal(encoder([wav])[0], record["units"])
+    bound = bound_units.read(str(folder))
+    with pytest.raises(UserError, match="it exists"):
+        units.take_out_network(bound, str(out))
+    units.take_out_network(bound, str(out.with_name("pytorch_model.bin")))  # beside the same config
+    same = read_network(str(out.with_name("pytorch_model.bin")))
+    jax.tree.map(np.testing.assert_array_equal, same, again)
+    out.with_name("config.json").write_text("{}")
+    with pytest.raises(UserError, match="another file lies where"):
+        units.take_out_network(bound, str(out.with_name("other.pt")))
+    assert not out.with_name("other.pt").exists()
+
     for flags, words in (((None, layer - 1), f"another layer.*expected: {layer}"),
                          (("x.npy", layer), "centroids twice.*x.npy")):
         with pytest.raises(UserError, match=words):

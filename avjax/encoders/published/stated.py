@@ -3,7 +3,7 @@
     fairseq          "args", an argparse.Namespace; or "cfg", a dict or omegaconf's DictConfig with
                      "model" and "task"; in "w2v_args", that of the network that was fine-tuned
     WavLM's own      "cfg", a flat dict
-    transformers     config.json in the folder of the weights
+    transformers     config.json in the folder of the weights (ours says `do_normalize` there)
 
 Nothing of it is executed: foreign objects are records (avjax/weights/plain_pickle.py).
 """
@@ -100,6 +100,7 @@ def _of_transformers(path: pathlib.Path) -> Stated:
     return _checked(Stated(num_heads=config["num_attention_heads"],
                            conv_strides=tuple(strides) if isinstance(strides, list) else None,
                            pre_norm=config.get("do_stable_layer_norm"),
+                           normalise=config.get("do_normalize"),
                            relative_distance=config.get("max_bucket_distance")), path)
 
 

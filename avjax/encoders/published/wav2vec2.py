@@ -122,7 +122,7 @@ def import_params(state: dict[str, np.ndarray], where: str = "",
         for pattern, ours, kind in table:
             if match := pattern.fullmatch(name):
                 value = value.ravel() if kind == "heads" else value  # (1, H, 1, 1)
-                put(params, ours.format(*match.groups()), value.transpose(*_AXES[kind]))
+                put(params, ours.format(*match.groups()), value.transpose(*AXES[kind]))
                 break
     params["layers"] = stack_layers(params["layers"], where, num_layers)
     return params
@@ -208,4 +208,4 @@ def _split(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 _DIMENSIONS = {"conv": 3, "matrix": 2, "vector": 1, "heads": 4, "table": 2}
-_AXES = {"conv": (2, 1, 0), "matrix": (1, 0), "vector": (0,), "heads": (0,), "table": (0, 1)}
+AXES = {"conv": (2, 1, 0), "matrix": (1, 0), "vector": (0,), "heads": (0,), "table": (0, 1)}

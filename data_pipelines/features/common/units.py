@@ -6,6 +6,7 @@ Suffixes: N samples, T frames, K units.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from avjax.encoders.published import bound_units
 from avjax.encoders.units import UnitEncoder
 from avjax.errors import UserError
 from avjax.sharding.mesh import make_mesh
+from data_pipelines.declared import Option
 from data_pipelines.features.common import clips as common
 from data_pipelines.store.schema import arrays_hash, recipe_hash
 
@@ -24,6 +26,10 @@ KINDS = ("mel", "random")  # that need no checkpoint
 NORMALISE = {"auto": None, "yes": True, "no": False}
 _FIT_SECONDS = 7200.0  # of speech that units are fitted on
 _QUIET = 1e-4  # power, of the loudest frame's
+
+SilenceDb = Annotated[float, Option(
+    "mel units that are fitted here: frames so many dB below a recording's loudest are one unit, "
+    "0; 0 dB: not", least=0)]
 
 Speech = Callable[[], Iterable[list[np.ndarray]]]  # lists of channels (N,) at SAMPLE_RATE
 
@@ -71,7 +77,7 @@ def with_hash(codec) -> dict:
 
 
 def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer: int, seed: int,
-            normalise: str = "auto") -> UnitEncoder:
+            normalise: str = "auto", silence_db: float = 0.0) -> UnitEncoder:
     """Published, or fitted on speech of a split and numbered so that unit 0 is the quietest. Over
     all accelerators of this process.
 
@@ -82,7 +88,14 @@ def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer:
       kind: of KINDS, or a checkpoint.
       centroids: published ones (.npy) of the checkpoint's frames; None = fitted here.
       layer, normalise: of the checkpoint; see Wav2Vec2Frames.
+      silence_db: of mel frames; see MelFrames.
+
+    Raises UserError: `silence_db` of other frames, or as the libraries that are called.
     """
+    if silence_db and (kind != "mel" or centroids):
+        raise UserError("one unit for silence is for mel units that are fitted here",
+                        where="--silence_db", expected="--unit_encoder=mel", found=kind,
+                        hint="leave it out")
     devices = mesh()
     options = {"layer": layer, "normalise": NORMALISE[normalise], "mesh": devices}
 
@@ -96,7 +109,7 @@ def encoder(job, speech: Speech, kind: str, *, num_units: int, centroids, layer:
         count_K = job.once(f"filler-{recipe_hash(with_hash(known))}",
                            lambda: {"count": quiet(known)})["count"]
         return PublishedUnits(known.frames, known.centroids_KD, int(count_K.argmax()))
-    frames = (speech_frames.MelFrames() if kind == "mel"
+    frames = (speech_frames.MelFrames(silence_db=silence_db or None) if kind == "mel"
               else speech_frames.Wav2Vec2Frames.random(seed=seed, mesh=devices)
               if kind == "random"
               else speech_frames.Wav2Vec2Frames.from_checkpoint(kind, **options))

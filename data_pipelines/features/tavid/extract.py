@@ -63,6 +63,7 @@ def extract(
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
     layer: Annotated[int, Option("of the checkpoint")] = 35,
+    silence_db: common_units.SilenceDb = 0.0,
     tokens: Annotated[str, Option("characters, phonemes, or the path of BERT's "
                                   "vocab.txt")] = "characters",
     scripts: Annotated[str, Option("dialogues without a script: left out (needed), or everything "
@@ -143,14 +144,14 @@ def extract(
                     **{name: value for name, value in (
                         ("voice", voice), ("mel_statistics", mel_statistics),
                         ("audio_encoder", audio_encoder), ("audio_tokens", audio_tokens),
-                        ("face_embeddings", face_embeddings))
-                       if value not in (None, "statistics", "avflow")}) as job:
+                        ("face_embeddings", face_embeddings), ("silence_db", silence_db))
+                       if value not in (None, "statistics", "avflow", 0.0)}) as job:
         if has_text and tokenizer is None:
             tokenizer = DialogueTokenizer.fit(source.texts(fit_split), kind=tokens,
                                               speakers=len(prefixes))
         voices, mean_voices = frozen_encoders.fit_voices(job, source, fit_split)
         units = frozen_encoders.fit_units(job, source, fit_split, unit_encoder, num_units,
-                                          centroids, layer, seed)
+                                          centroids, layer, seed, silence_db)
         faces, first_portraits = None, {}
         if painter:
             faces, first_portraits = frozen_encoders.fit_faces(job, source, fit_split,

@@ -188,7 +188,7 @@ def portrait_of(clip, prefix, painter: Painter) -> np.ndarray:
         raise common.unusable(error, clip["id"]) from None
 
 
-def fit_units(job, source, split, kind, num_units, centroids, layer, seed):
+def fit_units(job, source, split, kind, num_units, centroids, layer, seed, silence_db=0.0):
     """The encoder of the dialogues' channels; see common.units.encoder."""
     order = np.random.default_rng(seed).permutation(source.indices(split))
 
@@ -198,7 +198,7 @@ def fit_units(job, source, split, kind, num_units, centroids, layer, seed):
             yield [at_16k(a) for record in batch for a in record.audio]
 
     return common_units.encoder(job, speech, kind, num_units=num_units, centroids=centroids,
-                                layer=layer, seed=seed)
+                                layer=layer, seed=seed, silence_db=silence_db)
 
 
 def at_16k(audio_N: np.ndarray) -> np.ndarray:

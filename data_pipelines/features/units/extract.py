@@ -41,6 +41,7 @@ def extract(
     centroids: Annotated[str | None, Option("published centroids (.npy) of the checkpoint's "
                                             "frames")] = None,
     layer: Annotated[int, Option("of the checkpoint")] = 35,
+    silence_db: common_units.SilenceDb = 0.0,
     normalise: Annotated[str, Option("whether the checkpoint hears every utterance at zero mean "
                                      "and unit variance; auto: as it was trained, where its file "
                                      "says, else those with layer norm in every convolution do",
@@ -68,9 +69,9 @@ def extract(
         checkpoint, `like` and `centroids` together, too many unusable recordings.
     """
     store.refuse_existing(out_dir)
-    if like and centroids:
-        raise UserError("centroids twice", where="--like and --centroids",
-                        expected="one of the two", found="both", hint="leave one out")
+    if like and (centroids or silence_db):
+        raise UserError("centroids twice", where="--like beside --centroids or --silence_db",
+                        expected="one of them", found="both", hint="leave one out")
     unit_encoder, centroids = common_units.chosen(unit_encoder, centroids, layer, like=bool(like))
     clips = common.open_clips(clips_dir, out_dir)
     common.choice("fit_split", fit_split, tuple(clips.splits))
@@ -82,7 +83,8 @@ def extract(
     with common.job(out_dir, clips, "units", unit_encoder=unit_encoder, num_units=num_units,
                     centroids=centroids, layer=layer, normalise=normalise, same_level=same_level,
                     tokens=tokens, like=known and known.content, seed=seed,
-                    fit_split=fit_split) as job:
+                    fit_split=fit_split,
+                    **({"silence_db": silence_db} if silence_db else {})) as job:
         if known:
             weights = None if unit_encoder in common_units.KINDS else unit_encoder
             encoder = common_units.of_dataset(known, weights)
@@ -90,7 +92,7 @@ def extract(
             encoder = common_units.encoder(
                 job, functools.partial(_speech, recordings, fit_split, seed), unit_encoder,
                 num_units=num_units, centroids=centroids, layer=layer, seed=seed,
-                normalise=normalise)
+                normalise=normalise, silence_db=silence_db)
         encoder.frames.expect(sum(recordings.seconds(split, recordings.indices(split)).sum()
                                   for split in clips.splits))
         tokenizer = _tokenizer(recordings, fit_split, tokens, known)

@@ -40,7 +40,7 @@ from data_pipelines import media
 from data_pipelines.declared import Ingest, Option
 from data_pipelines.ingest.clips import holdout, summary
 from data_pipelines.ingest.clips.write import write_clips
-from data_pipelines.ingest.common import inputs, recordings
+from data_pipelines.ingest.common import given_faces, inputs, recordings
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.media import faces
 from data_pipelines.media import landmarks as media_landmarks
@@ -77,7 +77,7 @@ def prepare(
                                           above=0)] = LIMITS.enlarged,
     least_light: Annotated[float, Option("darkest face of --filter, mean grey of 255",
                                          least=0)] = LIMITS.light,
-    face_embeddings: recordings.FaceEmbeddings = 0,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes OUT/clips; returns the summary that it also prints and writes to OUT/summary.json.
@@ -93,11 +93,11 @@ def prepare(
       UserError: nothing usable, nothing to hold out, or `out` was made with other options or of
         another folder.
     """
-    out = pathlib.Path(out)
+    out, given = pathlib.Path(out), given_faces.asked(face_embeddings)
     options = {"speaker": speaker, "longest": longest_identity, "audio_only": audio_only,
                "max_seconds": max_seconds, "components": components, "size": size,
                "landmarks": landmarks, "filter": None, "trim_silence": trim_silence,
-               "face_embeddings": face_embeddings or None}
+               "face_embeddings": given and given.key}
     if trim_silence:
         voice_activity.Detector.parse(trim_silence, where="--trim_silence")
     if landmarks:
@@ -130,7 +130,7 @@ def prepare(
         else:
             shutil.rmtree(out / inputs.NEXT, ignore_errors=True)  # of changes that were taken back
     if found is None:
-        found = _make_clips(source, out, into, options, parallel, progress, detect)
+        found = _make_clips(source, out, into, options, given, parallel, progress, detect)
     shutil.rmtree(out / DECODED, ignore_errors=True)
     if into != out:
         inputs.replace(out, complete=True)
@@ -186,8 +186,9 @@ def _changes(source, out: pathlib.Path, found: dict,
         return {}, {}
     read_ns = (out / "summary.json").stat().st_mtime_ns  # see _make_clips
     now = {}
-    faces = bool(found["options"].get("face_embeddings"))
-    for item in recordings.find(source, speaker, faces=faces):
+    width = found["options"].get("face_embeddings")
+    beside = given_faces.Beside(width) if isinstance(width, int) else None
+    for item in recordings.find(source, speaker, faces=beside):
         for path in item.files:
             place = item.place(path)
             known = place in before and before[place] | {"read_ns": read_ns}
@@ -222,11 +223,11 @@ def changes_of(source, out, speaker: str | None = None) -> str:
     return inputs.listed(_changes(source, out, inputs.summary_of(out), speaker)[0])
 
 
-def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, parallel,
-                progress: bool, detect) -> dict:
+def _make_clips(source, out: pathlib.Path, into: pathlib.Path, options: dict, given,
+                parallel, progress: bool, detect) -> dict:
     """Decodes what `out` does not hold decoded yet, and writes the clips to `into`."""
     options, began = options | {"source": str(pathlib.Path(source).resolve())}, time.time_ns()
-    sources = recordings.find(source, options["speaker"], faces=bool(options["face_embeddings"]))
+    sources = recordings.find(source, options["speaker"], faces=given)
     out.mkdir(parents=True, exist_ok=True)
     cache = out.absolute() / DECODED
     check = functools.partial(_checked, cache, options, detect)
@@ -288,17 +289,17 @@ def _checked(cache: pathlib.Path, options: dict, detect, item: recordings.Source
     if options["landmarks"]:
         limits = options["filter"] and filters.Limits(**options["filter"])
         seen = {"landmarks": options["landmarks"], "limits": limits}
-    trim, width = options["trim_silence"], options["face_embeddings"]
+    trim, given = options["trim_silence"], options["face_embeddings"]
     key = recordings.fingerprint(contents, options["size"], options["audio_only"],
                                  recordings.CHECKS, *([options["landmarks"], options["filter"]]
                                                       if seen else []),
-                                 *filter(None, [trim, width]))
+                                 *filter(None, [trim, given]))
     refusal = cache / f"{key}.refused.json"
     if refusal.is_file():
         return json.loads(refusal.read_text()), contents
     try:
-        if width:
-            recordings.read_face(item.face, width, item.files[0])
+        if given:
+            given_faces.read(item.face, given_faces.width_of(given), item.files[0])
         return recordings.cached(item, cache, key, size=options["size"], detect=detect,
                                  audio_only=options["audio_only"], trim=trim, **seen), contents
     except Exception as error:

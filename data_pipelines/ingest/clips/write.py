@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from avjax.codecs import eigenface
-from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.common import given_faces, recordings
 from data_pipelines.ingest.common.recording import codec_recipes, landmark_features, pose_codec
 from data_pipelines.ingest.common.recordings import FPS
 from data_pipelines.store import dataset as store
@@ -28,7 +28,8 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
       pieces: of holdout.plan.
       options: of prepare.
     """
-    with_face, width = not options["audio_only"], options["face_embeddings"]
+    with_face = not options["audio_only"]
+    width = given_faces.width_of(options["face_embeddings"])
     codecs = None
     if with_face:
         stored, faces_of = _fit(paths, pieces, options)
@@ -50,7 +51,7 @@ def write_clips(out: pathlib.Path, paths: dict, pieces: dict, options: dict,
                         "pose": recording.pose[a:b],
                         "pose_z": (recording.pose[a:b] - pose["mean"]) / pose["std"]}
             if width:
-                row[FACE_EMBEDDING] = recordings.read_face(item.face, width, item.files[0])
+                row[FACE_EMBEDDING] = given_faces.read(item.face, width, item.files[0])
             if recording.landmarks is not None:
                 row["landmarks"] = recording.landmarks[a:b]
             yield row

@@ -28,6 +28,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,11 +36,15 @@ from typing import Any
 import numpy as np
 
 from avjax.errors import UserError
+from data_pipelines.ingest.common import given_faces
+from data_pipelines.store import columns, made_from, quarantine
 from data_pipelines.store import dataset as store
-from data_pipelines.store import made_from, quarantine
 from data_pipelines.store.merge import Part
 from data_pipelines.store.resume import Partial, clean
 from data_pipelines.store.schema import MENDED_FILE, NOTICED_FILE, Feature
+
+FACES = "face_embeddings"
+_PIECE = re.compile(r"(-\d{3,6})*(/\d)?$")  # what readers put behind a name: pieces and the side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Corpus:
       recipes: {column: how it is made}.
       codecs: {name: arrays that go along}, such as the owners' statistics.
       told: what the listing found and whoever started the job should know: {phrase: count}.
+      file_of: (item, clip, prefix) -> the name of the file that a speaker of a clip is of, where
+        neither the clip's id nor the speaker tells.
+      given: digest of what the user has given beside the corpus.
     """
 
     name: str
@@ -66,10 +74,13 @@ class Corpus:
     recipes: dict[str, dict] = dataclasses.field(default_factory=dict)
     codecs: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     told: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    file_of: Callable[[Any, dict, str], str] | None = None
+    given: str = ""
 
     def digest(self) -> str:
         """Of what was listed: another one means other clips."""
         content = [self.name, {split: list(items) for split, items in self.items.items()}]
+        content += [self.given] if self.given else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -82,7 +93,8 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
       corpus: (source, **options) -> Corpus; a function of a module, so that workers find it.
       source: the corpus' folder.
       out: folder to make, which must not exist; or a Part of it.
-      options: of the reader, that decide what the clips are.
+      options: of the reader, that decide what the clips are; `face_embeddings`, which is not the
+        reader's, gives clips that column (given_faces.py).
       max_bad: largest share of the clips that may be unusable.
       parallel: workers (data_pipelines/store/beam.py) that make parts.
 
@@ -101,7 +113,8 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
         store.refuse_existing(folder)
     kept = folder.absolute().with_name(f".{folder.name}.listing")
     found = listed(corpus, source, options, kept)
-    asked = {"listing": found.digest(), "options": dict(options)}
+    asked = {"listing": found.digest(),
+             "options": {k: v for k, v in options.items() if k != FACES}}
     if folder.exists():  # a part that is started again after the end has nothing to do
         clean(folder)
         if not made_from.same(made_from.read(folder), asked):
@@ -128,11 +141,13 @@ def prepare(corpus: Callable[..., Corpus], source, out, options: Mapping[str, An
 def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
            kept: pathlib.Path | None = None) -> Corpus:
     """What a reader finds in a folder. Raises UserError: no folder, nothing in a split."""
-    if "kept" in inspect.signature(corpus).parameters:
-        options = {**options, "kept": kept}
     if not pathlib.Path(source).is_dir():
         raise UserError("no such folder", where="--source", expected="the folder of the corpus",
                         found=str(source), hint="check --source")
+    faces = given_faces.of_corpus(options.get(FACES), source)
+    options = {k: v for k, v in options.items() if k != FACES}
+    if "kept" in inspect.signature(corpus).parameters:
+        options["kept"] = kept
     found = corpus(pathlib.Path(source), **options)
     if not found.items or not all(found.items.values()):
         empty = [split for split, items in found.items.items() if not items]
@@ -140,7 +155,42 @@ def listed(corpus: Callable[..., Corpus], source, options: Mapping[str, Any],
                         expected="items in every split",
                         found=f"none in {', '.join(empty)}" if empty else "none",
                         hint="check --source, and which layout it has")
-    return found
+    return _with_faces(found, faces) if faces else found
+
+
+def _with_faces(found: Corpus, faces: given_faces.Table) -> Corpus:
+    """The corpus with a face embedding of every speaker of a clip."""
+    prefixes = [p for p in columns.PREFIXES if f"{p}speaker" in found.features]
+    features = {p + columns.FACE_EMBEDDING: columns.of_face(faces.width) for p in prefixes}
+    return dataclasses.replace(found, features=found.features | features, given=str(faces.key),
+                               read=functools.partial(_faced, found, faces, prefixes))
+
+
+def _faced(found: Corpus, faces: given_faces.Table, prefixes: Sequence[str],
+           item: Any) -> Iterator[dict | store.Unusable]:
+    """The clips of an item with their embeddings; one that lacks one is unusable."""
+    made = found.read(item)
+    for clip in [made] if isinstance(made, dict) else made:
+        if isinstance(clip, dict):
+            for prefix in prefixes:
+                names = _names(found, item, clip, prefix, alone=len(prefixes) == 1)
+                x_F = faces.of(names)
+                if x_F is None:
+                    clip = store.Unusable("no face embedding", id=clip["id"], where=faces.where,
+                                          expected=f"one of {', '.join(dict.fromkeys(names))}",
+                                          found="none of these names")
+                    break
+                clip[prefix + columns.FACE_EMBEDDING] = x_F
+        yield clip
+
+
+def _names(found: Corpus, item: Any, clip: dict, prefix: str, *, alone: bool) -> list[str]:
+    """What a speaker of a clip may be called in a table, the closest first."""
+    speaker = clip[f"{prefix}speaker"]
+    ids = [clip["id"], *([item["id"]] if isinstance(item, dict) else []),
+           _PIECE.sub("", clip["id"])]
+    return [*([found.file_of(item, clip, prefix)] if found.file_of else []),
+            *(ids if alone else [f"{id}/{speaker}" for id in ids]), speaker]
 
 
 def made_of(corpus: Callable[..., Corpus], arguments: Mapping[str, Any]) -> str:

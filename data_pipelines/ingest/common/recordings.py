@@ -19,17 +19,16 @@ import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Any
 
 import av
 import numpy as np
 
-from avjax.encoders import portrait, voice_activity
+from avjax.encoders import voice_activity
 from avjax.errors import UserError
 from avjax.signal import mel
 from avjax.storage import atomic
 from data_pipelines import media
-from data_pipelines.declared import Option
 from data_pipelines.ingest.common.recording import (
     FPS,
     MIN_SECONDS,
@@ -51,11 +50,6 @@ AUDIO_RECIPE = {"sample_rate": RATE, "channels": downmix.RECIPE, "resampler": "s
                 "dtype": "int16"}
 
 
-FaceEmbeddings = Annotated[int, Option(
-    "take a recogniser's face embeddings, NAME.face.npy beside a recording or SPEAKER.face.npy in "
-    "the source, of so many numbers (insightface: 512); 0: do not", least=0)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Files that make one recording."""
@@ -66,11 +60,12 @@ class Source:
     audio: pathlib.Path | None  # None: the video's own track
     text: pathlib.Path | None
     root: pathlib.Path = pathlib.Path()  # the folder that was searched
-    face: pathlib.Path | None = None  # its embedding, where it was asked for
+    face: Any = None  # its embedding, where it was asked for: a file, or given_faces.Row
 
     @property
     def files(self) -> list[pathlib.Path]:
-        return [p for p in (self.video, self.audio, self.text, self.face) if p is not None]
+        every = (self.video, self.audio, self.text, self.face)
+        return [p for p in every if isinstance(p, pathlib.Path)]
 
     def place(self, path: pathlib.Path) -> str:
         """Where one of the files is, below the folder that was searched."""
@@ -102,10 +97,9 @@ def fingerprint(contents: dict[str, dict], *options) -> str:
     return hashlib.sha256(json.dumps([files, options]).encode()).hexdigest()[:16]
 
 
-def find(folder, speaker: str | None = None, *, faces: bool = False) -> list[Source]:
-    """Recordings of a folder, sorted by id, with `faces` their embeddings where they have one.
-    Raises UserError: no folder, no media, no such
-    speaker."""
+def find(folder, speaker: str | None = None, *, faces=None) -> list[Source]:
+    """Recordings of a folder, sorted by id, with `faces` (given_faces.asked) their embeddings where
+    they have one. Raises UserError: no folder, no media, no such speaker."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError("no such folder", where=str(folder),
@@ -126,8 +120,8 @@ def find(folder, speaker: str | None = None, *, faces: bool = False) -> list[Sou
         raise UserError("no such speaker", where="--speaker", expected=f"one of {', '.join(known)}",
                         found=repr(speaker))
     if faces:
-        sources = [dataclasses.replace(s, face=face_file(folder, s.speaker, s.video, s.audio))
-                   for s in sources]
+        sources = [dataclasses.replace(s, face=faces.find(folder, s.speaker, [s.id], s.video,
+                                                          s.audio)) for s in sources]
     return sorted((s for s in sources if speaker in (None, s.speaker)), key=lambda s: s.id)
 
 
@@ -139,18 +133,6 @@ def face_file(root: pathlib.Path, speaker: str,
               for stem in (path.stem, stem_of(path))]
     return next((path for path in (*beside, root / f"{speaker}.face.npy")
                  if path.is_file() or _is_dangling(path)), None)
-
-
-def read_face(path: pathlib.Path | None, width: int, of: pathlib.Path) -> np.ndarray:
-    """(F,) float32, see avjax.encoders.portrait.read. Raises media.MediaError: there is none of the
-    file `of`, or it is no embedding of this width."""
-    if path is None:
-        raise media.MediaError("no face embedding", of, expected=f"{of.stem}.face.npy beside it, "
-                               "or that of its speaker in the source", found="none")
-    try:
-        return portrait.read(path, width)
-    except UserError as error:
-        raise media.MediaError("unusable face embedding", path, found=str(error)) from error
 
 
 def media_of(folder: pathlib.Path,

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 
 from avjax.errors import UserError
 from data_pipelines import media
-from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.common import given_faces, recordings
 from data_pipelines.media import transcripts
 from data_pipelines.store.columns import PREFIXES
 
@@ -59,7 +59,7 @@ class Speaker:
     sound: pathlib.Path | None = None
     channel: int | None = None
     transcripts: tuple[pathlib.Path, ...] = ()
-    face: pathlib.Path | None = None
+    face: pathlib.Path | given_faces.Row | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +111,9 @@ class _Refused(Exception):
         super().__init__(reason)
 
 
-def find(source, *, audio_only: bool = False, faces: bool = False) -> list[Conversation]:
+def find(source, *, audio_only: bool = False, faces=None) -> list[Conversation]:
     """The conversations of a folder, sorted by id, those that cannot be used with their reason;
-    with `faces` and every speaker's embedding.
+    with `faces` (given_faces.asked) and every speaker's embedding.
 
     Raises UserError: no folder, no media.
     """
@@ -141,23 +141,26 @@ def find(source, *, audio_only: bool = False, faces: bool = False) -> list[Conve
     found = [_conversation(root, name, sorted(paths), audio_only)
              for name, paths in sorted(groups.items())]
     found = _named(found)
-    return [_with_faces(one) for one in found] if faces else found
+    return [_with_faces(one, faces) for one in found] if faces else found
 
 
-def _with_faces(one: Conversation) -> Conversation:
+def _with_faces(one: Conversation, faces) -> Conversation:
     if one.reason:
         return one
-    speakers = tuple(dataclasses.replace(s, face=recordings.face_file(
-        one.root, s.name, s.video, s.sound if s.channel is None else None))
+    speakers = tuple(dataclasses.replace(s, face=faces.find(
+        one.root, s.name, [f"{one.id}/{name}" for name in (s.name, s.label)], s.video,
+        s.sound if s.channel is None else None))
         for s in one.speakers)
     lacking = [s.label for s in speakers if s.face is None]
     if lacking or not speakers:
         return dataclasses.replace(one, reason="no face embedding", details={
-            "expected": "a file of every speaker, such as "
-                        f"{(lacking or ['ann'])[0]}.face.npy beside the video",
+            "expected": "one of every speaker, such as "
+                        f"{(lacking or ['ann'])[0]}.face.npy beside the video, or a name in the "
+                        "table",
             "found": f"none of {', '.join(lacking) or 'those in the mixture'}"})
     return dataclasses.replace(one, speakers=speakers,
-                               files=(*one.files, *dict.fromkeys(s.face for s in speakers)))
+                               files=(*one.files, *dict.fromkeys(
+                                   s.face for s in speakers if isinstance(s.face, pathlib.Path))))
 
 
 def kind(path: pathlib.Path) -> str | None:

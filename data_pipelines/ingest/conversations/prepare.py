@@ -30,7 +30,7 @@ from avjax.errors import UserError
 from avjax.storage import atomic
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
-from data_pipelines.ingest.common import corpus, recordings
+from data_pipelines.ingest.common import corpus, given_faces, recordings
 from data_pipelines.ingest.conversations import cut, read
 from data_pipelines.ingest.conversations.find import MOST, Conversation, find
 from data_pipelines.ingest.conversations.write import Writer
@@ -62,7 +62,7 @@ def prepare(
     landmarks: Annotated[str | None, Option(
         "points of the faces, and by them the heads' full rotations", media_landmarks.KINDS)
         ] = None,
-    face_embeddings: recordings.FaceEmbeddings = 0,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True, detect=None,
 ) -> dict:
     """Makes the dataset OUT; returns the counts that it prints.
@@ -90,10 +90,10 @@ def prepare(
     if landmarks:
         media_landmarks.finder(landmarks)  # said now if its packages are missing
         options["landmarks"] = landmarks
-    if face_embeddings:
-        options["face_embeddings"] = face_embeddings
+    if given := given_faces.asked(face_embeddings):
+        options["face_embeddings"] = given.key
     voice_activity.Detector.parse(activity)
-    conversations, told = _listed(source, audio_only, bool(face_embeddings))
+    conversations, told = _listed(source, audio_only, given)
     contents = _contents(conversations)
     asked = {"listing": _digest(contents), "options": options}
     if out.exists():
@@ -103,7 +103,7 @@ def prepare(
         return corpus.told(out, told)
     cache = out.with_name(f".{out.name}.decoded")
     check = functools.partial(_checked, cache, contents, size, "sound alone" in told, activity,
-                              landmarks, face_embeddings, detect)
+                              landmarks, options.get("face_embeddings"), detect)
     if parallel is not None:
         parallel.for_each(check, conversations)
     bar = tqdm(conversations, desc="checking conversations", unit="conversation",
@@ -132,7 +132,7 @@ def prepare(
     return corpus.told(out, told)
 
 
-def _listed(source, audio_only: bool, faces: bool) -> tuple[list[Conversation], dict[str, int]]:
+def _listed(source, audio_only: bool, faces) -> tuple[list[Conversation], dict[str, int]]:
     """What there is, and what of that has to be said."""
     found = find(source, audio_only=audio_only, faces=faces)
     videos = any(path.suffix.lower() in media.VIDEO_SUFFIXES for one in found for path in one.files)
@@ -164,7 +164,7 @@ def _digest(contents: Mapping[str, dict]) -> str:
 
 
 def _checked(cache: pathlib.Path, known: Mapping[str, dict], size: int, audio_only: bool,
-             activity: str, landmarks: str | None, faces: int, detect,
+             activity: str, landmarks: str | None, faces: int | list | None, detect,
              one: Conversation) -> pathlib.Path | dict[str, str]:
     """The file of a decoded conversation, or why it is refused."""
     try:
@@ -176,7 +176,7 @@ def _checked(cache: pathlib.Path, known: Mapping[str, dict], size: int, audio_on
         if refusal.is_file():
             return json.loads(refusal.read_text())
         return read.cached(one, cache, key, size=size, audio_only=audio_only, activity=activity,
-                           landmarks=landmarks, faces=faces, detect=detect)
+                           landmarks=landmarks, faces=given_faces.width_of(faces), detect=detect)
     except Exception as error:
         quarantine.check(error, one.files)
         known = isinstance(error, media.MediaError | transcripts.TranscriptError | store.Unusable)
@@ -252,9 +252,10 @@ def _report(out: pathlib.Path, good: Sequence[read.Decoded], pieces) -> None:
 
 
 def _made_of(arguments: Mapping[str, Any]) -> str:
-    found, _ = _listed(arguments["source"], arguments.get("audio_only", False),
-                       bool(arguments.get("face_embeddings")))
-    return _digest(_contents(found))
+    given = given_faces.asked(arguments.get("face_embeddings"))
+    found, _ = _listed(arguments["source"], arguments.get("audio_only", False), given)
+    table = {"": {"sha256": given.key}} if isinstance(given, given_faces.Table) else {}
+    return _digest(_contents(found) | table)
 
 
 DATASET = Ingest(prepare, made_of=_made_of)

@@ -15,7 +15,7 @@ import numpy as np
 
 from avjax.encoders import voice_activity
 from avjax.storage import atomic
-from data_pipelines.ingest.common import recordings
+from data_pipelines.ingest.common import given_faces, recordings
 from data_pipelines.ingest.common.recordings import FPS, RATE
 from data_pipelines.ingest.conversations import checks, clocks, mixture, said
 from data_pipelines.ingest.conversations.find import MOST, Conversation, Speaker, named
@@ -87,8 +87,8 @@ def cached(found: Conversation, folder: pathlib.Path, key: str, *, size: int, au
             **{n: getattr(heard.told, n) for n in ("utterances", "words", "activity", "has_text")},
             "mended": list(dict.fromkeys((*heard.mended, *heard.told.mended))),
             "notes": [*found.remarks, *heard.notes]}
-    kept |= {"faces": [recordings.read_face(path, faces, path).tolist()
-                       for path in heard.faces]} if faces else {}
+    kept |= {"faces": [given_faces.read(face, faces, found.root).tolist()
+                       for face in heard.faces]} if faces else {}
     atomic.write(file, json.dumps(kept), shared=True)
     return file
 
@@ -118,7 +118,7 @@ class _Heard:
     told: said.Told
     mended: list[str]
     notes: list[str]
-    faces: list[pathlib.Path | None]
+    faces: list[pathlib.Path | given_faces.Row | None]
 
 
 def _heard(found: Conversation, audio_only: bool, detector) -> _Heard:

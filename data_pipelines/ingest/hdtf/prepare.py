@@ -31,7 +31,7 @@ from avjax.errors import UserError
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common import holdout, passage, pictured
+from data_pipelines.ingest.common import given_faces, holdout, passage, pictured
 from data_pipelines.ingest.hdtf import lists
 from data_pipelines.media.archives import Place
 
@@ -46,12 +46,13 @@ def prepare(
     landmarks: pictured.Landmarks = None,
     valid_share: Annotated[float, Option("share of the people that is held out", least=0,
                                          below=1)] = 0.05,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of HDTF; see data_pipelines/ingest/common/corpus.py."""
     options = dict(size=size, rate=rate, show=show, landmarks=landmarks, valid_share=valid_share,
-                   max_seconds=max_seconds)
+                   max_seconds=max_seconds, face_embeddings=face_embeddings)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 

@@ -17,6 +17,7 @@ from avjax.errors import UserError
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
+from data_pipelines.ingest.common import given_faces
 from data_pipelines.ingest.common.recordings import AUDIO_RECIPE, SAMPLES
 from data_pipelines.ingest.seamless import listing, phrases, pieces, said, seen
 from data_pipelines.ingest.seamless import side as sides_of
@@ -68,7 +69,8 @@ def corpus(source, *, label: str = "both", columns: str = "video", movement: str
     return common.Corpus("seamless", DESCRIPTION, _features(columns, movement, partners, size),
                          dict(reversed(items.items())), read,
                          _recipes(columns, movement, partners, size),
-                         {"pose": standard.POSE} if columns != "sound" else {}, found.told)
+                         {"pose": standard.POSE} if columns != "sound" else {}, found.told,
+                         file_of=_file_of)
 
 
 def prepare(
@@ -85,16 +87,24 @@ def prepare(
     size: Annotated[int, Option("side of the pictures, pixels", above=0)] = 96,
     max_seconds: Annotated[float, Option("longer interactions are cut, in silences of both",
                                          least=4)] = 60.0,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True,
 ) -> dict | None:
     """Makes the clips OUT; returns the counts that it prints. See common.prepare."""
     options = dict(label=label, columns=columns, movement=movement, partners=partners, size=size,
-                   max_seconds=max_seconds)
+                   max_seconds=max_seconds, face_embeddings=face_embeddings)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 
 
 DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))
+
+
+def _file_of(item: dict, clip: dict, prefix: str) -> str:
+    """The owners' name of a side's file."""
+    names = list(item["sides"])
+    own = int(clip.get("side", 0))
+    return names[1 - own if prefix else own]
 
 
 def _clips(root: pathlib.Path, columns: str, movement: str, partners: bool, size: int,

@@ -23,7 +23,7 @@ from avjax.errors import UserError
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common import holdout, passage, pictured
+from data_pipelines.ingest.common import given_faces, holdout, passage, pictured
 from data_pipelines.ingest.talkvid import listing
 
 SHOW = (passage.FACE, passage.MIDDLE)
@@ -54,6 +54,7 @@ def prepare(
     min_orientation: _least("head orientation score of a frame") = 0.0,
     valid_share: Annotated[float, Option("share of the people that is held out", least=0,
                                          below=1)] = 0.02,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
@@ -63,7 +64,8 @@ def prepare(
                    min_cotracker=min_cotracker, min_movement=min_movement,
                    min_rotation=min_rotation, min_completeness=min_completeness,
                    min_resolution=min_resolution, min_orientation=min_orientation,
-                   valid_share=valid_share, max_seconds=max_seconds)
+                   valid_share=valid_share, max_seconds=max_seconds,
+                   face_embeddings=face_embeddings)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 

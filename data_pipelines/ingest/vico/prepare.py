@@ -27,7 +27,7 @@ from avjax.signal import rates
 from avjax.signal.resample import interpolate
 from data_pipelines import media
 from data_pipelines.declared import Ingest, MaxBad, Option
-from data_pipelines.ingest.common import arrays, recordings
+from data_pipelines.ingest.common import arrays, given_faces, recordings
 from data_pipelines.ingest.common import corpus as common
 from data_pipelines.ingest.common.corpus import Corpus, mended
 from data_pipelines.ingest.common.files import Files
@@ -212,11 +212,12 @@ def _features(size: int, coefficients: bool) -> dict[str, Feature]:
 def prepare(
     source, out, *,
     size: Annotated[int, Option("side of a face crop, pixels", least=16)] = SIZE,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_bad: MaxBad = 0.5, parallel=None, progress: bool = True,
 ):
     """Makes the dataset; see data_pipelines/ingest/common/corpus.py."""
-    return common.prepare(corpus, source, out, dict(size=size), max_bad=max_bad, parallel=parallel,
-                          progress=progress)
+    return common.prepare(corpus, source, out, dict(size=size, face_embeddings=face_embeddings),
+                          max_bad=max_bad, parallel=parallel, progress=progress)
 
 
 DATASET = Ingest(prepare, in_parts=True, made_of=functools.partial(common.made_of, corpus))

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from avjax.errors import UserError
 from data_pipelines.declared import Ingest, MaxBad, Option
 from data_pipelines.ingest.common import corpus as common
-from data_pipelines.ingest.common import holdout, passage, pictured
+from data_pipelines.ingest.common import given_faces, holdout, passage, pictured
 from data_pipelines.ingest.voxceleb2 import listing
 from data_pipelines.media.archives import Place
 from data_pipelines.store import dataset as store
@@ -39,12 +39,14 @@ def prepare(
                                         "its videos; 0: all", least=0)] = 0,
     valid_share: Annotated[float, Option("share of the identities of dev that is held out",
                                          least=0, below=1)] = 0.01,
+    face_embeddings: given_faces.FaceEmbeddings = None,
     max_seconds: pictured.MaxSeconds = pictured.MAX_SECONDS, max_bad: MaxBad = 0.5, parallel=None,
     progress: bool = True,
 ) -> dict | None:
     """Makes the clip dataset OUT of VoxCeleb2; see data_pipelines/ingest/common/corpus.py."""
     options = dict(size=size, rate=rate, show=show, landmarks=landmarks, audio_only=audio_only,
-                   per_identity=per_identity, valid_share=valid_share, max_seconds=max_seconds)
+                   per_identity=per_identity, valid_share=valid_share, max_seconds=max_seconds,
+                   face_embeddings=face_embeddings)
     return common.prepare(corpus, source, out, options, max_bad=max_bad, parallel=parallel,
                           progress=progress)
 

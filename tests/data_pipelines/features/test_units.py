@@ -132,6 +132,9 @@ def test_like_another_dataset(clips, made, tmp_path):
     take_out(str(made.dir), str(tmp_path / "fitted.npy"))  # as `avjax weights export` does
     np.testing.assert_array_equal(np.load(tmp_path / "fitted.npy"), encoder.centroids_KD)
     np.testing.assert_array_equal(rows(found)["b0"]["units"][:, 0], encoder([audio])[0])
+    with pytest.raises(UserError, match="one unit for silence is for mel units.*random"):
+        extract.extract(more.dir, tmp_path / "v", silence_db=50.0,
+                        **OPTIONS | {"unit_encoder": "random"})
     with pytest.raises(UserError, match="centroids twice"):
         extract.extract(more.dir, tmp_path / "v", like=made.dir, centroids="c.npy", **OPTIONS)
     with pytest.raises(UserError, match="a dataset without units"):
