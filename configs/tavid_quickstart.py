@@ -42,8 +42,7 @@ MOTION_FROZEN = (r"denoiser/.*/temporal/.*", r"reference/.*", r"image_projection
 def every_part():
     """tavid.System: every part at its tiny size, for these puppets."""
     s = tavid.tiny()
-    # units are numbered by the loudness of what they stand for: 0 is silence, though not all of it
-    # (docs/data.md)
+    # units are numbered by the loudness of what they stand for: 0 is silence (docs/data.md)
     s.text.filler = 0
     s.text.num_units = UNITS
     s.acoustic.num_units = UNITS
@@ -230,6 +229,7 @@ def _stages(suffix):
             vae="{workdir}/vae",
             reader="{workdir}/reader",
             num_units=UNITS,
+            silence_db=50.0,
             tokens="phonemes",
             video=0.6,
         ),
