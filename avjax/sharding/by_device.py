@@ -6,6 +6,7 @@ What crosses time says so by `exchanged`, `own` and `gathered`, which elsewhere 
 """
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from avjax.sharding.activations import active_mesh, num_shards, partition, platform
@@ -35,17 +36,22 @@ def parts() -> int:
 
 
 def own(x, axis: int):
-    """This device's part of an axis that all have."""
+    """This device's part of an axis that all have; what does not divide is filled up with its
+    last entry."""
     if parts() == 1:
         return x
-    size = x.shape[axis] // parts()
+    size = -(-x.shape[axis] // parts())
+    x = jnp.pad(x, [(0, (i == axis) * (size * parts() - n)) for i, n in enumerate(x.shape)], "edge")
     first = size * jax.lax.axis_index(SEQUENCE_AXIS)
     return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
 
 
-def gathered(x, axis: int):
-    """The axis of which each device has a part: inverse of `own`."""
-    return x if parts() == 1 else jax.lax.all_gather(x, SEQUENCE_AXIS, axis=axis, tiled=True)
+def gathered(x, axis: int, size: int):
+    """The `size` entries of the axis of which each device has a part: inverse of `own`."""
+    if parts() == 1:
+        return x
+    x = jax.lax.all_gather(x, SEQUENCE_AXIS, axis=axis, tiled=True)
+    return jax.lax.slice_in_dim(x, 0, size, axis=axis)
 
 
 def exchanged(x, split: int, joined: int):

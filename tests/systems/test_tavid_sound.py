@@ -213,7 +213,7 @@ def test_a_temporal_transformer_whose_frames_are_split_by_hand(monkeypatch):
             x, before = rows
             mine = by_device.own(x, 1)
             made = layer.apply(params, mine.reshape(-1, 2, 3, 8), mine.shape[1], before)
-            return by_device.gathered(made.reshape(mine.shape), 1)
+            return by_device.gathered(made.reshape(mine.shape), 1, 4)
 
         split = by_device.pays(x.shape[1])
         made = by_device.by_device(devices, params, rows) if split else devices(params, rows)

@@ -138,7 +138,7 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
     noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys_N)
     noise, motion = jax.tree.map(lambda x: by_device.own(x, 1), (noise, motion))
     made = diffusion.ddim(predict, noise, diffusion.make_schedule(c.sample_betas), c.steps)
-    return by_device.gathered(made, 1)
+    return by_device.gathered(made, 1, c.clip)
 
 
 def begin(system, params, conditions, keys):
