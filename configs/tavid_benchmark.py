@@ -4,7 +4,7 @@ on a CPU. Without a variant, Hallo2's networks.
 Run:        avjax benchmark --config=configs/tavid_benchmark.py --batch=0 [--peer=COMMAND]
             avjax benchmark --config=configs/tavid_benchmark.py:voicebox --batch=0 [--peer=COMMAND]
             --batch=0: sampling alone, no training step.
-Hardware:   two CPU cores.
+Hardware:   two CPU cores; Hallo2 as two CPU devices (config.mesh.seq), half of the frames each.
 Sizes:      ours by choice. Hallo2: 99 M parameters, channels (128, 128, 256, 128), pictures of
             256 x 256, a clip of 16 frames after 2, tokens and heads as published. Voicebox: 88 M
             parameters, width 512, tokens, heads and evaluations as published.
@@ -25,6 +25,7 @@ def get_config(variant: str = ""):
     c = base.get_config()
     c.name = f"tavid_benchmark_{variant or 'visual'}"
     c.system = _voicebox() if variant else _hallo2()
+    c.mesh.seq = 1 if variant else 2
     return c
 
 

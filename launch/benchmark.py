@@ -7,6 +7,8 @@ product's rate. With --peer='COMMAND' another program is run alternately with ea
 reads the case from AVJAX_CASE (JSON) in its environment, and prints a JSON list of its own seconds
 (one a run) as the last line, an empty one for a case that it does not have; the ratio of medians is
 reported.
+Sampling is on one device, but on CPUs on the config's mesh where that splits time, a CPU device for
+each part (config.mesh.seq; JAX_NUM_CPU_DEVICES).
 No data is needed: inputs are random. With --consumer=CONFIG the loader is measured instead, on
 made-up features of the size that --config's system reads, against what the training of CONFIG
 consumes, which runs alone and beside it:
@@ -59,6 +61,7 @@ def main(argv) -> None:
         rows = loading.measure(CONFIG.value, launch_flags.load_config(CONSUMER.value), sizes)
         print(json.dumps(rows, indent=1) if JSON.value else loading.table(rows))
         return
+    benchmark.make_cpu_devices(CONFIG.value)
     lengths = None if LENGTHS.value is None else tuple(int(n) for n in LENGTHS.value if n)
     rows = benchmark.benchmark(CONFIG.value, batch=BATCH.value, segment=SEGMENT.value,
                                text=TEXT.value, steps=STEPS.value, lengths=lengths,

@@ -1,5 +1,6 @@
 """Compiles, times and counts what a system's benchmark declares (avjax.systems.benchmarking)."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from functools import singledispatch
 import jax
 from jax.extend import core
 
-from avjax.sharding.mesh import batch_shardings, check_batch, make_mesh
+from avjax.sharding.mesh import batch_shardings, check_batch, make_mesh, replicated
 from avjax.systems.benchmarking import Case, Compiled, Driven, Plan, TrainStep, Work
 from avjax.training.flops import count_flops
 from avjax.training.memory import bytes_of, peak_bytes
@@ -71,14 +72,19 @@ def _(case: TrainStep, config) -> Timed:
 
 @prepare.register
 def _(case: Compiled, config) -> Timed:
+    arguments, placed = case.arguments, contextlib.nullcontext()
+    if jax.default_backend() == "cpu" and config.mesh.seq > 1:
+        mesh = make_mesh(config.mesh)
+        arguments, placed = jax.device_put(arguments, replicated(mesh)), jax.set_mesh(mesh)
     start = time.perf_counter()
-    traced = jax.jit(case.function).trace(*case.arguments)
-    compiled = traced.lower().compile()
+    with placed:
+        traced = jax.jit(case.function).trace(*arguments)
+        compiled = traced.lower().compile()
     compile_s = time.perf_counter() - start
-    flops = count_flops(core.jaxpr_as_fun(traced.jaxpr), *jax.tree.leaves(case.arguments))
+    flops = count_flops(core.jaxpr_as_fun(traced.jaxpr), *jax.tree.leaves(arguments))
 
     def run():
-        jax.block_until_ready(compiled(*case.arguments))
+        jax.block_until_ready(compiled(*arguments))
 
     return Timed(run, flops + count(case.loops), compile_s,
                  _temporary_mb(compiled.memory_analysis()))

@@ -54,6 +54,13 @@ def benchmark(config, *, batch: int | None = None, segment: int | None = None,
             "note": note(config.system.name, declared, options)}
 
 
+def make_cpu_devices(config) -> None:
+    """A CPU device for each part of the time that config.mesh.seq splits, where JAX_NUM_CPU_DEVICES
+    does not say how many: JAX makes one. To be called before JAX looks for devices."""
+    if config.mesh.seq > 1 and jax.config.jax_num_cpu_devices < 0:
+        jax.config.update("jax_num_cpu_devices", config.mesh.seq)
+
+
 def note(name: str, declared: benchmarking.Benchmark, options: benchmarking.Options) -> str:
     """What to know of the cases: that they are everybody's; "" where the system declares its
     own."""

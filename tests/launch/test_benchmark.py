@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -168,3 +169,23 @@ def test_text_to_tokens_is_timed_with_its_search_apart(quick):
     assert 0 < search["median"] < step["median"] and "gflop" not in search
     assert sample["parts"]["realtime_factor"] == pytest.approx(
         sample["median"] / (12 / config.system.frame_rate))
+
+
+@pytest.mark.parametrize("seq", [1, 4])
+def test_samples_are_on_a_mesh_of_cpus_that_splits_time(seq, monkeypatch):
+    config, traced, asked = tiny(), [], {}
+    config.mesh.seq = seq
+
+    def function(x):
+        traced.append(dict(jax.sharding.get_abstract_mesh().shape).get("seq", 1))
+        return x + 1
+
+    case = benchmarking.Compiled(name="one", describe={}, function=function,
+                                 arguments=(np.zeros(3, np.float32),))
+    timing.prepare(case, config).run()
+    assert traced == [seq]
+    fresh = SimpleNamespace(jax_num_cpu_devices=-1, update=asked.__setitem__)
+    benchmark.make_cpu_devices(config)  # conftest.py has said how many: nothing is asked
+    monkeypatch.setattr(benchmark, "jax", SimpleNamespace(config=fresh))
+    benchmark.make_cpu_devices(config)
+    assert asked == ({"jax_num_cpu_devices": seq} if seq > 1 else {})

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from avjax.errors import UserError
+from avjax.sharding import by_device
+from avjax.sharding.mesh import make_mesh, replicated
 from avjax.systems.api import build
 from avjax.systems.tavid.visual import blocks, regions, sampler
 from avjax.systems.tavid.visual import config as visual
@@ -49,7 +51,7 @@ def test_levels_of_the_regions_are_means_of_cells():
 def made():
     """(config, parameters, compiled generate and loss, a batch of two, conditions of one)."""
     # attention in the middle only; of the levels, tests/systems/test_hallo2_golden.py has it
-    config = tiny(**{"unet.channels": (10,), "unet.attention_levels": (False,)})
+    config = tiny(clip=4, **{"unet.channels": (10,), "unet.attention_levels": (False,)})
     system = build(config)
     params = random_params(config)
     rows = [system.rows.build([example(config, seed=i)], np.random.default_rng(i))
@@ -178,3 +180,53 @@ def test_a_feed_forward_layer_by_rows_is_the_layer():
     assert "scan" in str(jax.make_jaxpr(lambda x: layer.apply(variables, x))(x))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
                  run("__call__"), run("product"))
+
+
+def test_cpu_devices_share_examples_and_frames():
+    """Videos of two examples on two devices each are those of one device."""
+    config, params, generate, _, _, conditions = made()
+    other = {name: np.flip(x, 1) if name == "audio" else x for name, x in conditions.items()}
+    keys = jax.random.split(jax.random.key(2), 2)
+    alone = [generate(params, given, keys[i:i + 1])["latents"]
+             for i, given in enumerate((conditions, other))]
+    both = jax.tree.map(lambda *x: np.concatenate(x), conditions, other)
+    mesh = make_mesh({"data": 2, "seq": 2}, jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        split = jax.jit(build(config).generate)(jax.device_put(params, replicated(mesh)), both,
+                                                keys)["latents"]
+    assert len({str(x.index) for x in split.addressable_shards}) == 2  # of the examples
+    np.testing.assert_allclose(split, np.concatenate(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_a_temporal_transformer_whose_frames_are_split_by_hand(monkeypatch):
+    """Values and gradients are one device's, and so is the loop over a few pixels."""
+    monkeypatch.setattr(blocks, "LARGE", 1)
+    monkeypatch.setattr(blocks, "CACHED", 100)
+    jax.clear_caches()  # of what `nn.jit` has traced
+    layer = blocks.TemporalTransformer(8, 2, 2, 6, np.float32)
+    x, before, wanted = drawn(2, 4, 2, 3, 8), drawn(2, 2, 2, 3, 8), drawn(2, 4, 2, 3, 8)
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x.reshape(8, 2, 3, 8), 4, before))
+    params = jax.tree.map(lambda x: 0.5 * drawn(*x.shape), shapes)
+
+    def loss(params, rows):
+        def devices(params, rows):
+            x, before = rows
+            mine = by_device.own(x, 1)
+            made = layer.apply(params, mine.reshape(-1, 2, 3, 8), mine.shape[1], before)
+            return by_device.gathered(made.reshape(mine.shape), 1, 4)
+
+        split = by_device.pays(x.shape[1])
+        made = by_device.by_device(devices, params, rows) if split else devices(params, rows)
+        return jnp.sum(wanted * made), made
+
+    def run(**sizes):
+        mesh = make_mesh(sizes, jax.devices()[:len(sizes) ** 2])
+        with jax.set_mesh(mesh):
+            given = jax.device_put((params, (x, before)), replicated(mesh))
+            traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).trace(*given)
+            return str(traced.jaxpr), traced.lower().compile()(*given)
+
+    (text, alone), (split_text, split) = run(data=1), run(data=2, seq=2)
+    assert split_text.count("scan[") == text.count("scan[") > 0
+    assert "all_to_all" in split_text and "all_to_all" not in text
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, alone)

@@ -31,6 +31,7 @@ from avjax.sharding.activations import (
     shard,
     unfold_frames,
 )
+from avjax.sharding.by_device import exchanged, own, parts
 
 EPS = 1e-6  # of the group norms at the entry of each transformer
 CACHED_ROWS = 512  # that a feed-forward layer takes together on a CPU: .6 of the time of 8192
@@ -283,33 +284,35 @@ class TemporalTransformer(nn.Module):
         N, h, w, C = x_NhwC.shape
         B = N // frames
         skip = 0 if before_BRhwC is None else before_BRhwC.shape[1]
-        if frames + skip > self.length:
+        split = max(num_shards("time"), parts())
+        if frames * parts() + skip > self.length:
             raise UserError("clip too long for the temporal positions", where="visual denoiser",
                             expected=f"at most {self.length} frames",
-                            found=f"{frames} and {skip} before them",
+                            found=f"{frames * parts()} and {skip} before them",
                             hint="make shorter clips, or raise config.system's temporal_length")
-        if num_shards("time") > 1 and h * w % num_shards("time"):
+        if h * w % split:
             raise UserError("positions do not divide over the mesh",
                             where="visual denoiser, temporal transformer",
                             expected=f"a level of {h} x {w} that config.mesh.seq divides",
-                            found=f"seq {num_shards('time')}",
+                            found=f"seq {split}",
                             hint="a smaller config.mesh.seq, larger latents or fewer levels")
 
-        def by_position(x_NhwC):
+        def by_position(x_NhwC, placed):
             """(B, T, F, C), split by positions over the mesh, of rows split by frames."""
-            y_BFTC = rearrange(unfold_frames(self.inputs(self.norm(x_NhwC)), B),
-                               "B F h w C -> B F (h w) C")
+            y_BFTC = placed(rearrange(unfold_frames(self.inputs(self.norm(x_NhwC)), B),
+                                      "B F h w C -> B F (h w) C"))
             y_BTFC = rearrange(shard(y_BFTC, "batch", "time"), "B F T C -> B T F C")
             return shard(y_BTFC, "batch", "time")
 
-        y = by_position(x_NhwC)
+        y = by_position(x_NhwC, lambda y: exchanged(y, 2, 1))
         if skip:
             before = fold_frames(before_BRhwC.astype(x_NhwC.dtype))
-            y = jnp.concatenate([by_position(before), y], axis=2)
+            y = jnp.concatenate([by_position(before, lambda y: own(y, 2)), y], axis=2)
         y = fold_frames(y)  # (B T, frames, C)
         y = in_turn(self, functools.partial(TemporalTransformer.positions, skip=skip), y)
         y_BTFC = shard(unfold_frames(y, B), "batch", "time")
         y_BFTC = shard(rearrange(y_BTFC, "B T F C -> B F T C"), "batch", "time")
+        y_BFTC = exchanged(y_BFTC, 1, 2)
         y_BFhwC = rearrange(y_BFTC, "B F (h w) C -> B F h w C", h=h)
         return x_NhwC + self.outputs(fold_frames(y_BFhwC))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from avjax.nn.convolutions import Conv
+from avjax.sharding import by_device
 from avjax.sharding.activations import shard
 from avjax.systems.tavid.visual.blocks import SpatialTransformer
 from avjax.systems.tavid.visual.config import UNet
@@ -89,10 +90,12 @@ class ReferenceNet(nn.Module):
         modulo B, so that in a batch of several clips some pictures see another clip's face."""
         B, R = latents_BRhwC.shape[:2]
         face_NMK = jnp.tile(face_BMK, (R, 1, 1)) if tile_faces else jnp.repeat(face_BMK, R, axis=0)
-        time_ND = jax.nn.silu(self.time(jnp.zeros(B * R, jnp.int32)))
         # the pictures of a device's clips are split over `seq`, where their number allows it, and
         # what is written is gathered
-        x = self.inputs(shard(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), "rows"))
+        x = by_device.own(latents_BRhwC.reshape(B * R, *latents_BRhwC.shape[2:]), 0)
+        face_NMK = by_device.own(face_NMK, 0)
+        time_ND = jax.nn.silu(self.time(jnp.zeros(len(x), jnp.int32)))
+        x = self.inputs(shard(x, "rows"))
         banks = []
         skips = [x]
         for block in self.down:
@@ -111,4 +114,5 @@ class ReferenceNet(nn.Module):
                 banks.append(written)
             if block.plan.resize:
                 x = block.resized(x)
+        banks = [by_device.gathered(bank, 0, B * R) for bank in banks]
         return tuple(shard(bank.reshape(B, R, *bank.shape[1:]), "batch") for bank in banks)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from avjax.flow import diffusion
+from avjax.sharding import by_device
 from avjax.sharding.activations import active_mesh, platform
 from avjax.systems.tavid.joining import joined, later
 from avjax.systems.tavid.mapper.net import each_speaker_first
@@ -135,7 +136,9 @@ def sample_clip(system, params, reference_NhwC, faces, tokens, before_NRhwC, key
 
     shape = (c.clip, *c.latent_size, c.latent_dim)
     noise = jax.vmap(lambda k: jax.random.normal(k, shape))(keys_N)
-    return diffusion.ddim(predict, noise, diffusion.make_schedule(c.sample_betas), c.steps)
+    noise, motion = jax.tree.map(lambda x: by_device.own(x, 1), (noise, motion))
+    made = diffusion.ddim(predict, noise, diffusion.make_schedule(c.sample_betas), c.steps)
+    return by_device.gathered(made, 1, c.clip)
 
 
 def begin(system, params, conditions, keys):
@@ -173,7 +176,10 @@ def begin(system, params, conditions, keys):
 def generate(system, params, conditions, keys):
     """{"latents" (B, T, S, h, w, C), "latents_length"}: the mapper once, then one scan over clips
     that carries the last frames. Noise depends on an example's key, the speaker and the clip
-    alone."""
+    alone. On several CPU devices each takes its examples, and its frames of every clip."""
+    if by_device.pays(system.config.clip):
+        return by_device.by_device(lambda params, rows: generate(system, params, *rows), params,
+                                   (conditions, keys))
     c = system.config
     rate = UNITS_A_FRAME if c.driver == "units" else 1
     B = len(conditions["reference"])
