@@ -104,7 +104,7 @@ def test_motion_that_needs_the_past_is_lost_alone(talk):
         units[0, max(4 - length, 0):4] = heard[0, max(length - 4, 0):length]
         return {"motion": np.repeat(units[:, :-4:2, :, None], 8, -1)}
 
-    one = Moved(types.SimpleNamespace(generate=generate), None)
+    one = Moved(types.SimpleNamespace(generate=generate), None, None)
     one._run = lambda params, given: generate(params, given, None)["motion"]
     frames = len(talk["units"]) // 2
     units = talk["units"][:2 * frames]
@@ -117,6 +117,20 @@ def test_motion_that_needs_the_past_is_lost_alone(talk):
         for name in ("face", "head"):
             assert told[name] == whole[name] == true[name] == 0 < alone[name]
         assert told["jump"] == true["jump"]
+
+
+def test_heads_that_rest_at_the_end_jump_where_no_silence_follows(talk):
+    def run(params, given):
+        left = np.arange(int(given["units_length"][0]) // 2)[::-1]
+        return np.broadcast_to(np.minimum(left, 3)[None, :, None, None], (1, len(left), 2, 8))
+
+    frames = len(talk["units"]) // 2
+    example = talk | {"units": talk["units"][:2 * frames], "motion": np.zeros((frames, 2, 8))}
+    found = list(seams(talk["turns"], FRAMES, TOKENS))
+    for silence, jump in ((None, 3), (0, 0)):
+        one = Moved(types.SimpleNamespace(generate=None), None, silence)
+        one._run = run
+        assert [x["jump"] for x in one.measured(example, found, True)] == [jump] * len(found)
 
 
 @pytest.fixture

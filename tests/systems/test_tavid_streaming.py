@@ -7,6 +7,7 @@ import pytest
 from avjax.inference.progress import Progress
 from avjax.systems import api
 from avjax.systems.tavid import config
+from avjax.systems.tavid.history import FOLLOWING
 
 ROOM, LENGTH, FRAMES = 64, 38, 4  # units; frames of a clip
 
@@ -30,9 +31,9 @@ def system():
 
 def test_faces_of_motion_go_on_as_in_one_go():
     """Without a visual part: no pictures are needed, and motion after what was heard is that of all
-    in one go, streamed or not."""
+    in one go, streamed or not; a piece that another follows is seen with silence behind it."""
     c = config.tiny()
-    c.faces = "motion"
+    c.faces, c.text.filler = "motion", 5
     for part in (c.text, c.acoustic, c.mapper):
         part.num_units = 12
     c.mapper.update(dict(d_model=16, num_blocks=1, num_heads=2, token_dim=8, unit_dim=8, tokens=1,
@@ -63,6 +64,13 @@ def test_faces_of_motion_go_on_as_in_one_go():
     [chunk] = steps(params, after | heard, jax.random.split(jax.random.key(0), 1))
     np.testing.assert_allclose(chunk.streams["motion"], made["motion"], atol=1e-5)
     assert chunk.seconds == 20 / 50
+    silent = np.concatenate([after["units"], np.full((1, FOLLOWING, 2), 5, np.int32)], 1)
+    wanted = faces({"units": silent, "units_length": np.array([20 + FOLLOWING])} | heard)["motion"]
+    assert np.abs(wanted[:, 9] - made["motion"][:, 9]).max() > 1e-3
+    pieces = list(system.stream(params, [after | heard] * 2, jax.random.split(jax.random.key(0), 1),
+                                "avatar"))
+    for piece, motion in zip(pieces, (wanted[:, :10], made["motion"]), strict=True):
+        np.testing.assert_allclose(piece.streams["motion"], motion, atol=1e-5)
 
 
 @pytest.mark.slow

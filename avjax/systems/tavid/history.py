@@ -5,6 +5,9 @@
     heard   the last units of everything made so far, with their sound: the acoustic part and the
             Motion Mapper go on from them
 
+    silence a second of it from everybody, which the Motion Mapper sees behind a piece that another
+            follows: at a dialogue's end heads come to rest, and in the next piece they would jump
+
 `heard` begins on the clock of all pieces at a multiple of TURN units, where a unit and a mel frame
 begin together, so that frames of a piece are those it would have in one go.
 
@@ -19,6 +22,7 @@ from avjax.systems.tavid.acoustic.expand import HOP, mel_frames
 TURN = HOP  # units: 441 mel frames later both begin together again
 LONGEST = 2 * TURN  # units of `heard`; fewer than that are real
 SLOWER = 1.25  # the next piece may be spoken so much more slowly than the one before
+FOLLOWING = 50  # units of `silence`
 HEARD = ("heard", "heard_length", "heard_mel")
 SAID = ("said", "said_length", "said_times", "said_tokens")
 
@@ -26,6 +30,13 @@ SAID = ("said", "said_length", "said_times", "said_tokens")
 def looked_back(begin: int) -> int:
     """Units of `heard`, of a piece that begins at unit `begin` of the dialogue."""
     return begin % TURN + TURN * (begin >= TURN)
+
+
+def followed(units_1US: np.ndarray, length: int, silence: int, room: int) -> Batch:
+    """{"units", "units_length"}: the first `length`, then FOLLOWING of `silence`, in `room`."""
+    out = np.full((1, room, units_1US.shape[2]), silence, units_1US.dtype)
+    out[:, :length] = units_1US[:, :length]
+    return {"units": out, "units_length": np.array([length + FOLLOWING], np.int32)}
 
 
 class History:

@@ -17,7 +17,7 @@ import numpy as np
 
 from avjax.systems.api import Batch, Chunk, Params, System, bucket
 from avjax.systems.tavid.acoustic.expand import UNIT_RATE, mel_frames
-from avjax.systems.tavid.history import History
+from avjax.systems.tavid.history import FOLLOWING, History, followed
 from avjax.systems.tavid.visual import sampler
 
 CLIPS = 6  # the shortest room that is compiled for; a clip is compiled once
@@ -35,6 +35,7 @@ class DialogueSampler:
 
     def __init__(self, system: System, task: str):
         self._task = task
+        self._silence = system.config.text.filler
         self._units = jax.jit(system.units)
         self._sound = jax.jit(system.sound)
         self._voices = jax.jit(system.voices)
@@ -61,10 +62,12 @@ class DialogueSampler:
 
     def __call__(self, params: Params, conditions: Batch, keys: jax.Array) -> Iterator[Chunk]:
         """Conditions and keys of `System.generate` for a batch of one -> the sound with everything
-        but the video, then every clip of it."""
+        but the video, then every clip of it. Optional condition followed (1,): whether another
+        piece comes behind this one (see avjax.systems.tavid.history)."""
         given = dict(conditions)
+        more = bool(given.pop("followed", [False])[0]) and self._silence >= 0
         if self._task != "avatar":
-            given |= self._units(params, conditions, keys)
+            given |= self._units(params, given, keys)
         length = int(given["units_length"][0])
         room = bucket(length, 2 * self._frames * CLIPS)
         units = np.asarray(given["units"])[:, :room]
@@ -83,6 +86,9 @@ class DialogueSampler:
             yield Chunk(out, length / UNIT_RATE)
             return
         frames = length // 2
+        if more:
+            room = bucket(length + FOLLOWING, 2 * self._frames * CLIPS)
+            given |= followed(units, length, self._silence, room)
         if self._motion:
             made = np.asarray(self._motion(params, given, keys)["motion"])[:, :frames]
             yield Chunk(out | {"motion": made, "motion_length": np.array([frames], np.int32)},
@@ -118,6 +124,7 @@ def stream(system: System, params: Params, prompts: Iterable[Batch], keys: jax.A
             history = history or History(system)
             conditions = history.before(conditions)
         piece_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if k else keys
+        conditions = conditions | {"followed": np.array([more])}
         clock = begin
         last_BTShwC = None
         chunk = None

@@ -29,7 +29,7 @@ ALL, ALONE, DIFFERENCE, WHOLE, RECORDED = ("all said", "alone", "all said - alon
                                            "recorded")
 OF = {"text": OF_TEXT, "mapper": OF_MOTION, "acoustic": OF_SOUND}
 COLUMNS = {f"{part}: {name}": meaning for part, of in OF.items() for name, meaning in of.items()}
-RECIPE = {"implementation": "avjax eval.robustness.pieces 1", "said before": "the recording's",
+RECIPE = {"implementation": "avjax eval.robustness.pieces 2", "said before": "the recording's",
           "seams": "between turns that do not overlap", "over": "seams of all dialogues"}
 
 
@@ -62,8 +62,8 @@ def run(subject: Subject, splits: Sequence[str], kept: Kept, *,
             with kept.bar(len(indices), f"{name} {split}") as bar:
                 for index in indices:
                     row, _ = kept.of(lambda rows=rows, index=index, part=part: (
-                        _row(rows[index], part, context), {}), NAME, name, str(context), split,
-                        rows.ids[index])
+                        _row(rows[index], part, context), {}), RECIPE["implementation"], name,
+                        str(context), split, rows.ids[index])
                     for variant, values in row.items():
                         found.setdefault(variant, []).extend(values)
                     bar.update()
@@ -80,8 +80,14 @@ def run(subject: Subject, splits: Sequence[str], kept: Kept, *,
 def _made(name: str, subject: Subject):
     system, params = subject.part(name)
     return {"text": lambda: Said(system, params, subject.seed),
-            "mapper": lambda: Moved(system, params),
+            "mapper": lambda: Moved(system, params, _silence(subject)),
             "acoustic": lambda: Heard(system, params, subject.seed)}[name]()
+
+
+def _silence(subject: Subject) -> int | None:
+    """The unit of silence, which the text part knows."""
+    known = subject.part("text")[0].config.filler if subject.has("text") else -1
+    return known if known >= 0 else None
 
 
 def _row(example: Mapping, part, context: tuple[int, int]) -> dict[str, list[dict]]:

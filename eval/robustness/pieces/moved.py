@@ -1,4 +1,5 @@
-"""The Motion Mapper at a seam, driven by the true units of all speakers.
+"""The Motion Mapper at a seam, driven by the true units of all speakers: pieces before it are made
+with silence behind them, as generation makes them.
 
 Suffixes: U units, T frames, S speakers, M face code and pose.
 """
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from avjax.systems.tavid.history import LONGEST, looked_back
+from avjax.systems.tavid.history import FOLLOWING, LONGEST, followed, looked_back
 from eval.data.conversations import COLUMNS as PARTS_OF_MOTION
 from eval.robustness.pieces.seams import UNITS_A_FRAME, Seam
 
@@ -22,11 +23,12 @@ COLUMNS = {
 
 
 class Moved:
-    """One Motion Mapper."""
+    """One Motion Mapper. silence: the unit of it; None: where that is not known."""
 
     fields = ("id", "turns", "units", "motion")
 
-    def __init__(self, system, params):
+    def __init__(self, system, params, silence: int | None):
+        self._silence = silence
         self._params, self._run = params, jax.jit(
             lambda params, given: system.generate(params, given, None)["motion"])
 
@@ -41,8 +43,8 @@ class Moved:
             if told is None:
                 before, after = whole[:at], whole[at:]
             else:
-                before, after = (self._made(units_US, *span, told)
-                                 for span in ((seam.begin, seam.seam), (seam.seam, seam.end)))
+                before = self._made(units_US, seam.begin, seam.seam, told, more=True)
+                after = self._made(units_US, seam.seam, seam.end, told)
             out.append(_numbers(seam, before, after, true_TSM[at:]))
         return out
 
@@ -52,15 +54,18 @@ class Moved:
         return [_numbers(s, motion[:s.seam // half], motion[s.seam // half:],
                          motion[s.seam // half:]) for s in found]
 
-    def _made(self, units_US, begin: int, end: int, told: bool) -> np.ndarray:
-        room = -(-(end - begin) // ROOM) * ROOM
-        given = {"units": _padded(units_US[begin:end], room), "units_length": np.array([end
-                                                                                      - begin])}
+    def _made(self, units_US, begin: int, end: int, told: bool, more: bool = False) -> np.ndarray:
+        length, piece_1US = end - begin, units_US[None, begin:end]
+        room = -(-(length + FOLLOWING) // ROOM) * ROOM
+        if more and self._silence is not None:
+            given = followed(piece_1US, length, self._silence, room)
+        else:
+            given = {"units": _padded(piece_1US[0], room), "units_length": np.array([length])}
         heard = looked_back(begin) if told else 0
         given |= {"heard": _padded(units_US[begin - heard:begin], LONGEST),
                   "heard_length": np.array([heard])}
         made = self._run(self._params, given)
-        return np.asarray(made)[0, :(end - begin) // UNITS_A_FRAME]
+        return np.asarray(made)[0, :length // UNITS_A_FRAME]
 
 
 def _padded(x_US: np.ndarray, size: int) -> np.ndarray:
